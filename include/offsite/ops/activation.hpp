@@ -1,0 +1,201 @@
+#pragma once
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/gelu.h>
+#include <ATen/ops/gelu_backward.h>
+#include <ATen/ops/relu.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
+#include <ATen/ops/tanh.h>
+#include <ATen/ops/tanh_backward.h>
+#include <ATen/ops/threshold_backward.h>
+
+#include <array>
+#include <cstdint>
+#include <string_view>
+#include <utility>
+
+#include "offsite/core/error.hpp"
+#include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/simd.hpp"
+
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"  // see simd.hpp
+
+namespace offsite {
+
+/// Activation functions of feed-forward parts.
+enum class Activation : std::uint8_t {
+  kGeluTanh,   ///< x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))) / 2 (Hendrycks, Gimpel, arXiv:1606.08415)
+  kGelu,       ///< x (1 + erf(x / sqrt 2)) / 2
+  kQuickGelu,  ///< x sigmoid(1.702 x)
+  kRelu,       ///< max(x, 0)
+  kSilu,       ///< x sigmoid(x)
+  kTanh,       ///< tanh x
+};
+
+/// The activation that Hugging Face's configurations call `name`.
+/// \throws ArgumentError, listing the known names, if there is none.
+[[nodiscard]] inline Activation activation_of(std::string_view name) {
+  using enum Activation;
+  constexpr std::array<std::pair<std::string_view, Activation>, 10> known{{{"gelu_new", kGeluTanh},
+                                                                           {"gelu_fast", kGeluTanh},
+                                                                           {"gelu_pytorch_tanh", kGeluTanh},
+                                                                           {"gelu", kGelu},
+                                                                           {"gelu_python", kGelu},
+                                                                           {"quick_gelu", kQuickGelu},
+                                                                           {"relu", kRelu},
+                                                                           {"silu", kSilu},
+                                                                           {"swish", kSilu},
+                                                                           {"tanh", kTanh}}};
+  for (const auto& [known_name, value] : known)
+    if (known_name == name) return value;
+  throw ArgumentError(
+      fmt::format("the activation function \"{}\" is not known; the known ones are gelu_new, gelu_fast, "
+                  "gelu_pytorch_tanh, gelu, "
+                  "gelu_python, quick_gelu, relu, silu, swish and tanh",
+                  name));
+}
+
+namespace ops {
+namespace detail {
+
+/// Activations of the form x sigmoid(z(x)), z = x (a + b x^2): all but a few.
+struct SigmoidForm {
+  float a = 0, b = 0;
+  [[nodiscard]] static SigmoidForm of(Activation f) {
+    switch (f) {
+      case Activation::kGeluTanh:
+        return {1.5957691216f, 0.0713548162726f};  // 2 sqrt(2/pi), and that * 0.044715
+      case Activation::kQuickGelu:
+        return {1.702f, 0};
+      case Activation::kSilu:
+        return {1, 0};
+      default:
+        return {};
+    }
+  }
+  [[nodiscard]] bool usable() const { return a != 0; }
+};
+
+struct ActivationKernel {
+  template <simd::Isa>
+  [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const SigmoidForm& f) {
+    const simd::Floats z = x * (f.b * (x * x) + f.a);
+    return x / (simd::exp(-z) + 1.0f);
+  }
+  template <simd::Isa isa, class T>
+  [[gnu::always_inline]] static void run(const T* x, T* y, std::int64_t n, const SigmoidForm& f) {
+    std::int64_t i = 0;
+    for (; i + simd::kLanes <= n; i += simd::kLanes) simd::store(y + i, value<isa>(simd::load(x + i), f));
+    if (i < n) simd::store_some(y + i, value<isa>(simd::load_some(x + i, n - i), f), n - i);
+  }
+};
+
+struct ActivationBackwardKernel {
+  template <simd::Isa>
+  [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const SigmoidForm& f) {
+    const simd::Floats q = x * x, z = x * (f.b * q + f.a), s = 1.0f / (simd::exp(-z) + 1.0f);
+    // Far from zero s is 0 or 1 and the product with x^3 would be 0 * infinity.
+    const simd::Floats bend = s * (1.0f - s), zero{};
+    return s + (bend == 0.0f ? zero : bend * x * (3.0f * f.b * q + f.a));
+  }
+  template <simd::Isa isa, class T>
+  [[gnu::always_inline]] static void run(T* d, const T* x, std::int64_t n, const SigmoidForm& f) {
+    std::int64_t i = 0;
+    for (; i + simd::kLanes <= n; i += simd::kLanes)
+      simd::store(d + i, simd::load(d + i) * slope<isa>(simd::load(x + i), f));
+    if (i < n)
+      simd::store_some(d + i, simd::load_some(d + i, n - i) * slope<isa>(simd::load_some(x + i, n - i), f),
+                       n - i);
+  }
+};
+
+[[nodiscard]] inline bool is_flat(const at::Tensor& x) { return is_fast(x) && x.is_contiguous(); }
+
+}  // namespace detail
+
+/// The activation of every element, differentiable by autograd: the reference.
+[[nodiscard]] inline at::Tensor activation_reference(const at::Tensor& x, Activation f) {
+  switch (f) {
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case Activation::kGelu:
+      return at::gelu(x, "none");
+    case Activation::kQuickGelu:
+      return x.mul(at::sigmoid(x.mul(1.702)));
+    case Activation::kRelu:
+      return at::relu(x);
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kTanh:
+      return at::tanh(x);
+  }
+  throw ArgumentError("unknown activation");
+}
+
+/// The activation of every element of `x`, written to `out`, which may be `x` itself. Records no graph.
+inline void activation_out(const at::Tensor& x, Activation f, at::Tensor& out) {
+  const auto form = detail::SigmoidForm::of(f);
+  if (!form.usable() || !detail::is_flat(x) || !detail::is_flat(out)) {
+    out.copy_(activation_reference(x, f));
+    return;
+  }
+  with_type(x, [&]<class T>(T*) {
+    const auto* p = x.const_data_ptr<T>();
+    auto* q = out.mutable_data_ptr<T>();
+    at::parallel_for(0, x.numel(), 32768, [&](std::int64_t begin, std::int64_t end) {
+      simd::run<detail::ActivationKernel>(p + begin, q + begin, end - begin, form);
+    });
+  });
+}
+
+[[nodiscard]] inline at::Tensor activation(const at::Tensor& x, Activation f) {
+  at::Tensor y = at::empty_like(x);
+  activation_out(x, f, y);
+  return y;
+}
+
+/// Turns dL/dy in `d` into dL/dx, where y is the activation of `x`; in place.
+inline void activation_backward_(at::Tensor& d, const at::Tensor& x, Activation f) {
+  const auto form = detail::SigmoidForm::of(f);
+  if (form.usable() && detail::is_flat(x) && detail::is_flat(d)) {
+    with_type(x, [&]<class T>(T*) {
+      auto* p = d.mutable_data_ptr<T>();
+      const auto* q = x.const_data_ptr<T>();
+      at::parallel_for(0, x.numel(), 32768, [&](std::int64_t begin, std::int64_t end) {
+        simd::run<detail::ActivationBackwardKernel>(p + begin, q + begin, end - begin, form);
+      });
+    });
+    return;
+  }
+  switch (f) {
+    case Activation::kGeluTanh:
+      d.copy_(at::gelu_backward(d, x, "tanh"));
+      return;
+    case Activation::kGelu:
+      d.copy_(at::gelu_backward(d, x, "none"));
+      return;
+    case Activation::kRelu:
+      d.copy_(at::threshold_backward(d, x, 0));
+      return;
+    case Activation::kSilu:
+      d.copy_(at::silu_backward(d, x));
+      return;
+    case Activation::kTanh:
+      d.copy_(at::tanh_backward(d, at::tanh(x)));
+      return;
+    case Activation::kQuickGelu: {
+      const at::Tensor s = at::sigmoid(x.mul(1.702));
+      d.mul_(s.add(s.sub(s.mul(s)).mul(x).mul(1.702)));
+      return;
+    }
+  }
+}
+
+}  // namespace ops
+}  // namespace offsite
+
+#pragma GCC diagnostic pop

@@ -1,0 +1,52 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/layer_norm.h>
+#include <ATen/ops/native_layer_norm.h>
+#include <ATen/ops/native_layer_norm_backward.h>
+
+#include <string>
+#include <string_view>
+
+#include "offsite/ops/accumulate.hpp"
+
+namespace offsite {
+
+/// Layer norm over the columns of (N, C) rows (Ba, Kiros, Hinton, arXiv:1607.06450).
+struct LayerNorm {
+  at::Tensor weight, bias;  ///< (C)
+  double eps = 1e-5;
+
+  struct Saved {
+    at::Tensor x, mean, rstd;
+  };
+
+  /// Differentiable by autograd.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
+    return at::layer_norm(x, weight.sizes(), weight, bias, eps);
+  }
+  /// The same; keeps for `backward` what it needs if `save`.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
+    auto [y, mean, rstd] = at::native_layer_norm(x, weight.sizes(), weight, bias, eps);
+    if (save) saved = {x, mean, rstd};
+    return y;
+  }
+  /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
+    const bool dw = weight.grad().defined(), db = bias.grad().defined();
+    if (!need_dx && !dw && !db) return {};
+    auto [dx, gw, gb] = at::native_layer_norm_backward(dy, saved.x, weight.sizes(), saved.mean, saved.rstd,
+                                                       weight, bias, {need_dx, dw, db});
+    if (dw) ops::accumulate(weight.grad(), gw);
+    if (db) ops::accumulate(bias.grad(), gb);
+    return dx;
+  }
+
+  /// Calls `f(name, tensor&)` for both parameters.
+  template <class F>
+  void visit(std::string_view prefix, F&& f) {
+    f(std::string(prefix) + ".weight", weight);
+    f(std::string(prefix) + ".bias", bias);
+  }
+};
+
+}  // namespace offsite

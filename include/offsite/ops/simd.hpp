@@ -1,0 +1,187 @@
+#pragma once
+#include <c10/util/BFloat16.h>
+
+#include <bit>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+
+// Sixteen floats at a time in the vector extensions of GCC and clang: no intrinsics, correct on every target.
+// A kernel is inlined once into a function for each instruction set, so a header-only user needs no -march
+// flag.
+//
+// Vectors only ever pass between inlined functions, so their calling convention does not matter.
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wpsabi"
+
+namespace offsite::simd {
+
+using Floats [[gnu::vector_size(64)]] = float;
+using Ints [[gnu::vector_size(64)]] = std::int32_t;
+using Words [[gnu::vector_size(64)]] = std::uint32_t;
+using Halves [[gnu::vector_size(32)]] = std::uint16_t;
+using BFloat16 = c10::BFloat16;
+
+constexpr std::int64_t kLanes = 16;
+
+[[nodiscard]] constexpr std::int64_t round_up(std::int64_t n, std::int64_t to) {
+  return (n + to - 1) / to * to;
+}
+
+/// Instruction sets that kernels are compiled for; `kGeneric` is whatever the compiler was told to assume.
+enum class Isa { kGeneric, kAvx2, kAvx512 };
+
+/// The best instruction set this processor has.
+[[nodiscard]] inline Isa best_isa() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+    return Isa::kAvx512;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Isa::kAvx2;
+#endif
+  return Isa::kGeneric;
+}
+
+/// What kernels run with. Tests lower it to reach every variant; nothing else changes it.
+[[nodiscard]] inline Isa& chosen_isa() {
+  static Isa isa = best_isa();
+  return isa;
+}
+
+namespace detail {
+
+template <class Kernel, class... Args>
+void run_generic(const Args&... args) {
+  Kernel::template run<Isa::kGeneric>(args...);
+}
+#if defined(__x86_64__)
+template <class Kernel, class... Args>
+[[gnu::target("avx2,fma")]] void run_avx2(const Args&... args) {
+  Kernel::template run<Isa::kAvx2>(args...);
+}
+template <class Kernel, class... Args>
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")]] void run_avx512(
+    const Args&... args) {
+  Kernel::template run<Isa::kAvx512>(args...);
+}
+#endif
+
+}  // namespace detail
+
+/// Calls `Kernel::run<isa>(args...)`, a static function marked always_inline, compiled for the chosen
+/// instruction set.
+template <class Kernel, class... Args>
+void run(const Args&... args) {
+#if defined(__x86_64__)
+  if (chosen_isa() == Isa::kAvx512) return detail::run_avx512<Kernel>(args...);
+  if (chosen_isa() == Isa::kAvx2) return detail::run_avx2<Kernel>(args...);
+#endif
+  detail::run_generic<Kernel>(args...);
+}
+
+[[gnu::always_inline]] inline Floats load(const float* p) {
+  Floats v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline Floats load(const BFloat16* p) {
+  Halves h;
+  std::memcpy(&h, p, sizeof h);
+  const Words w = __builtin_convertvector(h, Words) << 16;
+  Floats v;
+  std::memcpy(&v, &w, sizeof v);
+  return v;
+}
+[[gnu::always_inline]] inline void store(float* p, const Floats& v) { std::memcpy(p, &v, sizeof v); }
+/// Rounds to nearest, ties to even; a NaN stays one (rounding its bits could carry into infinity).
+[[gnu::always_inline]] inline void store(BFloat16* p, const Floats& v) {
+  Words w;
+  std::memcpy(&w, &v, sizeof w);
+  const Words rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16, quiet = (w >> 16) | 0x40u;
+  const Words chosen = v != v ? quiet : rounded;
+  const Halves h = __builtin_convertvector(chosen, Halves);
+  std::memcpy(p, &h, sizeof h);
+}
+/// The first `n` < 16 values; the other lanes are zero.
+template <class T>
+[[gnu::always_inline]] inline Floats load_some(const T* p, std::int64_t n) {
+  T buffer[kLanes] = {};
+  std::memcpy(buffer, p, static_cast<std::size_t>(n) * sizeof(T));
+  return load(buffer);
+}
+template <class T>
+[[gnu::always_inline]] inline void store_some(T* p, const Floats& v, std::int64_t n) {
+  T buffer[kLanes];
+  store(buffer, v);
+  std::memcpy(p, buffer, static_cast<std::size_t>(n) * sizeof(T));
+}
+
+/// exp to about 2 ulp: 0 below -87.3, infinity above 88.3, NaN for NaN.
+[[gnu::always_inline]] inline Floats exp(const Floats& v) {
+  const Floats zero{};
+  Floats x = v < -87.3f ? zero - 87.3f : v;
+  x = x > 88.3f ? zero + 88.3f : x;
+  const Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest integer
+  const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
+  Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
+  p = p * r + 8.3334519073e-3f;
+  p = p * r + 4.1665795894e-2f;
+  p = p * r + 1.6666665459e-1f;
+  p = p * r + 5.0000001201e-1f;
+  p = p * r * r + r + 1.0f;
+  const Words bits = (Words)(__builtin_convertvector(n, Ints) + 127) << 23;
+  Floats power;
+  std::memcpy(&power, &bits, sizeof power);
+  p = p * power;
+  p = v < -87.3f ? zero : p;
+  return v > 88.3f ? zero + __builtin_inff() : p;
+}
+[[gnu::always_inline]] inline float sum(const Floats& v) {
+  float s = 0;
+  for (int i = 0; i < kLanes; ++i) s += v[i];
+  return s;
+}
+/// The largest lane; NaN lanes count only if the first one is.
+[[gnu::always_inline]] inline float max(const Floats& v) {
+  float m = v[0];
+  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  return m;
+}
+[[gnu::always_inline]] inline Floats max(const Floats& a, const Floats& b) { return a > b ? a : b; }
+
+/// Lane numbers 0 .. 15.
+[[gnu::always_inline]] inline Words iota() {
+  return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+}
+
+/// A thread's working memory, 64-byte aligned and kept between calls.
+class Scratch {
+ public:
+  /// At least `count` floats with any values, valid until the next call in this thread.
+  [[nodiscard]] static float* floats(std::int64_t count) {
+    static thread_local Scratch own;
+    if (count > own.size_) {
+      own.size_ = round_up(count + count / 4, kLanes);
+      own.memory_.reset();  // before the new allocation: both need not fit at once
+      own.memory_.reset(
+          static_cast<float*>(std::aligned_alloc(64, static_cast<std::size_t>(own.size_) * sizeof(float))));
+      if (!own.memory_) {
+        own.size_ = 0;
+        throw std::bad_alloc();
+      }
+    }
+    return own.memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { std::free(p); }
+  };
+  std::unique_ptr<float[], Free> memory_;
+  std::int64_t size_ = 0;
+};
+
+}  // namespace offsite::simd
+
+#pragma GCC diagnostic pop
