@@ -31,6 +31,7 @@ struct ParameterVisitor {  // archetype of what the trainer passes to visit
   void operator()(std::string_view, at::Tensor&) const {}
 };
 
+// clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class A>
 concept IsDefined = requires { sizeof(A); };  // missing? specialise offsite::BlockAccess<YourModel>
 
@@ -61,6 +62,7 @@ template <class A, class M>
 concept SelectsBlocks = requires(const M& model, std::span<const std::int64_t> kept) {
   { A::select(model, kept) } -> std::same_as<M>;  // missing? static M select(const M&, std::span<const std::int64_t>)
 };
+// clang-format on
 
 }  // namespace detail
 

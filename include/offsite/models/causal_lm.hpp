@@ -14,6 +14,7 @@ namespace offsite {
 ///   `m.embed(ids, s)`       (N) -> (N, C), differentiable by autograd in the shared parameters
 ///   `m.logits(h)`           final norm and head of any rows: (M, C) -> (M, V), differentiable likewise and in `h`
 ///   `m.visit_shared(f)`     calls `f(name, tensor&)` for every parameter outside the blocks; a tied one once
+// clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class M>
 concept CausalLm = std::copyable<M> && requires(M& m, const at::Tensor& t, const Sequences& s,
                                                 detail::ParameterVisitor visitor) {
@@ -21,6 +22,7 @@ concept CausalLm = std::copyable<M> && requires(M& m, const at::Tensor& t, const
   { m.logits(t) } -> std::same_as<at::Tensor>;     // missing? at::Tensor logits(const at::Tensor& rows)
   m.visit_shared(visitor);                         // missing? template <class F> void visit_shared(F&& f)
 };
+// clang-format on
 
 /// Refinement: embedding, final norm and head have hand-written backward passes.
 ///
