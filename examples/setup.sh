@@ -95,8 +95,9 @@ set_up() {
   export PATH="$PATH:$venv/bin"
 }
 
-# As many compilers at a time as there are processors, and as memory allows at 2 GB each.
+# As many compilers at a time as there are processors, and as memory allows at 2 GB each; OFFSITE_JOBS overrides.
 compile_jobs() {
+  [ -n "${OFFSITE_JOBS:-}" ] && { echo "$OFFSITE_JOBS"; return; }
   local processors memory
   processors=$(nproc)
   memory=$(awk '/^MemAvailable:/ {print int($2 / 2000000)}' /proc/meminfo 2> /dev/null)
