@@ -21,7 +21,9 @@ struct Block {
 struct Model {
   at::Tensor table, head;
   std::vector<Block> blocks;
-  at::Tensor embed(const at::Tensor& ids, const offsite::Sequences&) const { return table.index_select(0, ids); }
+  at::Tensor embed(const at::Tensor& ids, const offsite::Sequences&) const {
+    return table.index_select(0, ids);
+  }
   at::Tensor logits(const at::Tensor& h) const { return at::linear(h, head); }
   template <class F>
   void visit_shared(F&& f) {
@@ -36,7 +38,8 @@ inline Model random_model(int depth, std::uint64_t seed) {
     return at::randn({rows, columns}, generator).mul_(0.2);
   };
   Model model{draw(50, 32).mul_(5), draw(50, 32), {}};
-  for (int i = 0; i < depth; ++i) model.blocks.push_back({draw(64, 32), draw(32, 64), draw(1, 64).squeeze(0)});
+  for (int i = 0; i < depth; ++i)
+    model.blocks.push_back({draw(64, 32), draw(32, 64), draw(1, 64).squeeze(0)});
   return model;
 }
 

@@ -1,0 +1,112 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/index_select.h>
+#include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
+
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include "offsite/blocks/block_access.hpp"
+
+namespace offsite {
+
+/// One forward and one backward pass through the blocks, with a record a block: what the hand-written pass
+/// saves where the accessor has one, else a small autograd graph of that block alone. Records are freed block
+/// by block.
+template <class Model, class Access>
+class BlockTape {
+ public:
+  /// What is trained and asked for in one pass.
+  struct Plan {
+    std::vector<bool> trained;    ///< a flag a block
+    bool input_gradient = false;  ///< the gradient of the first block's input is wanted
+    Dropout dropout;              ///< for trained blocks
+
+    /// The first block of which something must be recorded.
+    [[nodiscard]] std::int64_t first_recorded() const {
+      if (input_gradient) return 0;
+      std::int64_t first = 0;
+      while (first < static_cast<std::int64_t>(trained.size()) && !trained[static_cast<std::size_t>(first)])
+        ++first;
+      return first;
+    }
+  };
+
+  /// (N, C) -> `rows` of the last block's output (M, C). Below the first trained block nothing is recorded.
+  [[nodiscard]] at::Tensor forward(Model& model, at::Tensor h, const Sequences& s, const at::Tensor& rows,
+                                   const Plan& plan) {
+    const auto depth = Access::num_blocks(model);
+    first_ = plan.first_recorded();
+    input_gradient_ = plan.input_gradient;
+    rows_ = rows;
+    records_.clear();
+    records_.resize(static_cast<std::size_t>(depth - first_));
+    for (std::int64_t i = 0; i < depth; ++i) h = forward_block(model, i, h, s, i + 1 == depth, plan);
+    if constexpr (HandWrittenBackward<Access>)
+      return h;
+    else
+      return h.index_select(0, rows);
+  }
+
+  /// Adds the gradients of all trained block parameters; `d` (M, C) is the gradient of `forward`'s result.
+  /// \returns the gradient of the first block's input (N, C) if the plan wanted it, else an undefined tensor
+  at::Tensor backward(Model& model, at::Tensor d, const Sequences& s) {
+    if constexpr (!HandWrittenBackward<Access>)
+      d = at::zeros({s.rows(), d.size(1)}, d.options()).index_add_(0, rows_, d);
+    for (auto i = static_cast<std::int64_t>(records_.size()); i-- > 0;) {
+      auto& record = records_[static_cast<std::size_t>(i)];
+      const bool need = i > 0 || input_gradient_;
+      if constexpr (HandWrittenBackward<Access>) {
+        d = Access::backward(Access::block(model, first_ + i), d, s, record, need);
+      } else {
+        const c10::AutoGradMode grad(true);
+        record.output.backward(d);
+        d = record.input.grad();
+      }
+      record = {};
+    }
+    return input_gradient_ ? d : at::Tensor{};
+  }
+
+ private:
+  struct Graph {
+    at::Tensor input, output;
+  };
+  template <class A>
+  struct RecordOf {
+    using type = Graph;
+  };
+  template <HandWrittenBackward A>
+  struct RecordOf<A> {
+    using type = typename A::Saved;
+  };
+
+  at::Tensor forward_block(Model& model, std::int64_t i, const at::Tensor& h, const Sequences& s, bool last,
+                           const Plan& plan) {
+    auto& block = Access::block(model, i);
+    const bool recorded = i >= first_;
+    if constexpr (HandWrittenBackward<Access>) {
+      const bool trained = plan.trained[static_cast<std::size_t>(i)];
+      const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan.dropout : Dropout{}, recorded};
+      typename Access::Saved unused;
+      return Access::forward(block, h, s, pass,
+                             recorded ? records_[static_cast<std::size_t>(i - first_)] : unused);
+    } else {
+      if (!recorded) return Access::forward(block, h, s);
+      auto& record = records_[static_cast<std::size_t>(i - first_)];
+      const c10::AutoGradMode grad(true);
+      record.input = h.detach().set_requires_grad(true);
+      record.output = Access::forward(block, record.input, s);
+      return record.output.detach();
+    }
+  }
+
+  std::vector<typename RecordOf<Access>::type> records_;
+  std::int64_t first_ = 0;
+  bool input_gradient_ = false;
+  at::Tensor rows_;
+};
+
+}  // namespace offsite

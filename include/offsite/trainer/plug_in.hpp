@@ -1,0 +1,62 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/eq.h>
+#include <ATen/ops/linalg_vector_norm.h>
+#include <ATen/ops/where.h>
+#include <c10/core/GradMode.h>
+
+#include <cmath>
+#include <cstdint>
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "offsite/emulator/split_plan.hpp"
+#include "offsite/trainer/trained_model.hpp"
+
+namespace offsite {
+
+/// A model with trained adapters around its original middle, and what that did.
+template <class Model>
+struct PlugIn {
+  Model model;
+  std::int64_t tensors_changed = 0;
+  double rounding_loss =
+      0;  ///< share of the change's norm that rounding to the model's own precision lost, 0..1
+};
+
+/// Puts `values` (flat float32, as `layout` lays them) into the adapter blocks of `model`, in each tensor's
+/// own dtype.
+///
+/// All other tensors are shared with `model`. A number that did not change keeps its bits, so untrained
+/// adapters give the model back as it was: adding a zero would turn -0 into 0, and rounding may not be its
+/// own inverse.
+template <class Access, class Model, class Adapters>
+[[nodiscard]] PlugIn<Model> plug_in(const Model& model, const SplitPlan& plan, const ParameterLayout& layout,
+                                    const Adapters& adapters, const at::Tensor& values) {
+  const c10::NoGradGuard no_grad;
+  require(values.numel() == layout.size(), "{} values were given, but {} are trained", values.numel(),
+          layout.size());
+  std::vector<std::int64_t> all(static_cast<std::size_t>(plan.depth));
+  std::iota(all.begin(), all.end(), 0);
+  PlugIn<Model> result{Access::select(model, all)};
+  double change = 0, lost = 0;
+  std::size_t next = 0;
+  detail::visit_trained<Access>(
+      result.model, all, {plan.adapters, false}, adapters,
+      [&](const std::string&, at::Tensor& slot, bool, bool) {
+        const at::Tensor wanted = FlatParameters::view(values, layout.tensors()[next++]);
+        const at::Tensor old = slot.detach().to(at::kFloat);
+        const at::Tensor same = old.eq(wanted);
+        if (same.all().item<bool>()) return;
+        const at::Tensor rounded = wanted.to(slot.scalar_type());
+        lost += std::pow(at::linalg_vector_norm(rounded.to(at::kFloat).sub(wanted)).item<double>(), 2);
+        change += std::pow(at::linalg_vector_norm(wanted.sub(old)).item<double>(), 2);
+        slot = at::where(same, slot.detach(), rounded);
+        ++result.tensors_changed;
+      });
+  if (change > 0) result.rounding_loss = std::sqrt(lost / change);
+  return result;
+}
+
+}  // namespace offsite

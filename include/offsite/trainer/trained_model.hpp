@@ -1,0 +1,193 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/cross_entropy_loss.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "offsite/adapters/adapter_policy.hpp"
+#include "offsite/data/packed_batch.hpp"
+#include "offsite/models/causal_lm.hpp"
+#include "offsite/ops/cross_entropy.hpp"
+#include "offsite/trainer/block_tape.hpp"
+#include "offsite/trainer/flat_parameters.hpp"
+
+namespace offsite {
+
+/// What of a model trains.
+struct TrainedParts {
+  std::vector<std::int64_t> places;  ///< places of the trained blocks in the model at hand, ascending
+  bool shared = false;               ///< embeddings, final norm and head train too
+};
+
+namespace detail {
+
+/// Whether a parameter outside the blocks decays: embeddings and norms never do, others if the model says so.
+template <class Model>
+bool shared_decays(std::string_view name) {
+  if constexpr (requires { Model::decays(name); })
+    return Model::decays(name);
+  else
+    return false;
+}
+
+/// Calls f(full name, tensor&, decays, shared) for every trained parameter, in the order that the layout
+/// keeps.
+template <class Access, class Model, class Adapters, class F>
+void visit_trained(Model& model, const std::vector<std::int64_t>& numbers, const TrainedParts& parts,
+                   const Adapters& adapters, F&& f) {
+  if (parts.shared)
+    model.visit_shared([&](std::string_view name, at::Tensor& tensor) {
+      f(std::string(name), tensor, shared_decays<Model>(name), true);
+    });
+  for (const auto place : parts.places) {
+    const auto prefix = block_prefix<Access>(numbers.at(static_cast<std::size_t>(place)));
+    Access::visit(Access::block(model, place), [&](std::string_view name, at::Tensor& tensor) {
+      if (adapters.trains(name, tensor)) f(prefix + std::string(name), tensor, tensor.dim() > 1, false);
+    });
+  }
+}
+
+/// Calls f(tensor&) for every parameter of the model.
+template <class Access, class Model, class F>
+void visit_all(Model& model, F&& f) {
+  const auto each = [&](std::string_view, at::Tensor& tensor) { f(tensor); };
+  model.visit_shared(each);
+  for (std::int64_t i = 0; i < Access::num_blocks(model); ++i) Access::visit(Access::block(model, i), each);
+}
+
+}  // namespace detail
+
+/// Which tensors of `model` train and where they lie. \param numbers  the full model's number of each of its
+/// blocks
+template <class Access, class Model, class Adapters>
+[[nodiscard]] ParameterLayout layout_of(Model& model, const std::vector<std::int64_t>& numbers,
+                                        const TrainedParts& parts, const Adapters& adapters) {
+  ParameterLayout layout;
+  detail::visit_trained<Access>(model, numbers, parts, adapters,
+                                [&](std::string name, const at::Tensor& tensor, bool decays, bool) {
+                                  layout.add(std::move(name), tensor.sizes().vec(), decays);
+                                });
+  return layout;
+}
+
+/// A model made ready to train: its trained tensors are views of flat vectors, all others are in the compute
+/// type and shared with whoever else holds them. The part of training that depends on the model's type.
+template <class Model, class Access = BlockAccess<Model>>
+class TrainedModel {
+ public:
+  /// \param model    in its checkpoint's own precision: trained tensors start from it exactly
+  /// \param numbers  the full model's number of each of its blocks
+  template <AdapterPolicy Adapters>
+  TrainedModel(Model model, const std::vector<std::int64_t>& numbers, const TrainedParts& parts,
+               at::ScalarType compute, const Adapters& adapters)
+      : model_(std::move(model)),
+        parameters_(layout_of<Access>(model_, numbers, parts, adapters), compute),
+        trains_shared_(parts.shared) {
+    const c10::NoGradGuard no_grad;
+    plan_.trained.assign(numbers.size(), false);
+    for (const auto place : parts.places) plan_.trained.at(static_cast<std::size_t>(place)) = true;
+    plan_.input_gradient = trains_shared_;
+
+    // A tensor trains if and only if its grad() is defined, so first nothing may have one.
+    detail::visit_all<Access>(model_, [](at::Tensor& tensor) { tensor = tensor.detach(); });
+    std::size_t next = 0;
+    detail::visit_trained<Access>(
+        model_, numbers, parts, adapters, [&](const std::string&, at::Tensor& slot, bool, bool shared) {
+          const bool hand = shared ? HandWrittenShared<Model> : HandWrittenBackward<Access>;
+          parameters_.bind(parameters_.layout().tensors()[next++], slot, !hand);
+        });
+    detail::visit_all<Access>(model_, [&](at::Tensor& tensor) {
+      if (!tensor.grad().defined()) tensor = tensor.to(compute);
+    });
+  }
+
+  // The model's tensors are views of the vectors: a copy would share them.
+  TrainedModel(const TrainedModel&) = delete;
+  TrainedModel& operator=(const TrainedModel&) = delete;
+  TrainedModel(TrainedModel&&) noexcept = default;
+  TrainedModel& operator=(TrainedModel&&) noexcept = default;
+
+  /// Adds the gradient of (sum of the batch's losses) / `scored` to the flat gradients.
+  /// \param scored  scored tokens of the whole step, over all of its micro-batches
+  /// \returns the sum of the batch's cross-entropies in nats
+  double add_gradients(const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
+    const c10::NoGradGuard no_grad;
+    plan_.dropout = dropout;
+    const at::Tensor embedded = embed(batch);
+    const at::Tensor h = tape_.forward(model_, embedded.detach(), batch.sequences, batch.scored_rows, plan_);
+    at::Tensor dh;
+    const double loss = head(h, batch.targets, 1.0 / static_cast<double>(scored), dh);
+    const at::Tensor d = tape_.backward(model_, dh, batch.sequences);
+    if (trains_shared_) embed_backward(batch, embedded, d);
+    parameters_.fold_gradients();
+    return loss;
+  }
+
+  [[nodiscard]] Model& model() { return model_; }  ///< with the trained values as they are now
+  [[nodiscard]] FlatParameters& parameters() { return parameters_; }
+  [[nodiscard]] const FlatParameters& parameters() const { return parameters_; }
+
+ private:
+  /// Rows of the head at a time, so that (rows, V) float32 stays near 100 MB for a vocabulary of 50,000.
+  static constexpr std::int64_t kHeadRows = 512;
+
+  at::Tensor embed(const PackedBatch& batch) {
+    const c10::AutoGradMode grad(trains_shared_ && !HandWrittenShared<Model>);
+    return model_.embed(batch.ids, batch.sequences);
+  }
+
+  void embed_backward(const PackedBatch& batch, const at::Tensor& embedded, const at::Tensor& d) {
+    if constexpr (HandWrittenShared<Model>) {
+      model_.embed_backward(d, batch.ids, batch.sequences);
+    } else {
+      const c10::AutoGradMode grad(true);
+      embedded.backward(d);
+    }
+  }
+
+  /// Loss of the rows `h` (M, C), by pieces; `dh` becomes its gradient.
+  double head(const at::Tensor& h, const at::Tensor& targets, double scale, at::Tensor& dh) {
+    std::vector<at::Tensor> pieces;
+    double loss = 0;
+    for (std::int64_t begin = 0; begin < h.size(0); begin += kHeadRows) {
+      const auto n = std::min(kHeadRows, h.size(0) - begin);
+      pieces.push_back({});
+      loss += head_piece(h.narrow(0, begin, n), targets.narrow(0, begin, n), scale, pieces.back());
+    }
+    dh = pieces.size() == 1 ? pieces.front() : at::cat(pieces);
+    return loss;
+  }
+
+  double head_piece(const at::Tensor& h, const at::Tensor& targets, double scale, at::Tensor& dh) {
+    if constexpr (HandWrittenShared<Model>) {
+      typename Model::SavedHead saved;
+      at::Tensor logits = model_.logits(h, saved);
+      const double loss = ops::cross_entropy_(logits, targets, scale).sum;
+      dh = model_.logits_backward(logits, saved);
+      return loss;
+    } else {
+      const c10::AutoGradMode grad(true);
+      at::Tensor leaf = h.detach().set_requires_grad(true);
+      const at::Tensor loss =
+          at::cross_entropy_loss(model_.logits(leaf).to(at::kFloat), targets, {}, at::Reduction::Sum);
+      loss.mul(scale).backward();
+      dh = leaf.grad();
+      return loss.item<double>();
+    }
+  }
+
+  Model model_;
+  FlatParameters parameters_;
+  BlockTape<Model, Access> tape_;
+  typename BlockTape<Model, Access>::Plan plan_;
+  bool trains_shared_ = false;
+};
+
+}  // namespace offsite
