@@ -21,6 +21,7 @@
 #include "offsite/core/random.hpp"
 #include "offsite/core/tensor_view.hpp"
 #include "offsite/models/causal_lm.hpp"
+#include "offsite/models/checkpoint_model.hpp"
 #include "offsite/models/gpt2_config.hpp"
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/attention.hpp"
@@ -372,7 +373,7 @@ inline Gpt2 Gpt2::random(const Gpt2Config& config, std::uint64_t seed) {
   });
 }
 
-static_assert(CausalLm<Gpt2> && HandWrittenShared<Gpt2>);
+static_assert(CausalLm<Gpt2> && HandWrittenShared<Gpt2> && CheckpointModel<Gpt2>);
 static_assert(BlockAccessor<BlockAccess<Gpt2>, Gpt2> && HandWrittenBackward<BlockAccess<Gpt2>>);
 static_assert(SharesPrefixes<BlockAccess<Gpt2>> && CachesKeys<BlockAccess<Gpt2>>);
 

@@ -35,6 +35,7 @@ struct Gpt2Config {
   std::string dtype = "float32";    ///< of the checkpoint's tensors, as its configuration says
   nlohmann::json source = nlohmann::json::object();
 
+  [[nodiscard]] std::int64_t num_blocks() const { return n_layer; }
   [[nodiscard]] std::int64_t inner_width() const { return n_inner == 0 ? 4 * n_embd : n_inner; }
   [[nodiscard]] std::int64_t head_width() const { return n_embd / n_head; }
   /// What block `index` multiplies its attention scores by.
