@@ -1,0 +1,32 @@
+#include "offsite/report/json_lines.hpp"
+
+#include <limits>
+
+#include "support/test.hpp"
+
+using namespace offsite;
+
+TEST_CASE("JsonLines: one object a line, on disk at once, appended if asked") {
+  const support::TemporaryFolder folder;
+  {
+    JsonLines lines(folder / "log.jsonl");
+    lines.write(nlohmann::ordered_json{{"step", 1}, {"loss", std::numeric_limits<double>::quiet_NaN()}});
+    CHECK(support::read_file(folder / "log.jsonl") == "{\"step\":1,\"loss\":null}\n");
+    lines.write(nlohmann::json{{"text", "a\nb\xff"}});
+  }
+  JsonLines(folder / "log.jsonl", JsonLines::Mode::kAppend).write(nlohmann::json{{"step", 2}});
+  CHECK(support::read_file(folder / "log.jsonl") ==
+        "{\"step\":1,\"loss\":null}\n{\"text\":\"a\\nb\xef\xbf\xbd\"}\n{\"step\":2}\n");
+}
+
+TEST_CASE("JsonLines: says why it cannot write") {
+  const support::TemporaryFolder folder;
+  CHECK(support::message_of<ArgumentError>([&] {
+          JsonLines lines(folder / "no" / "log");
+        }).find("No such file") != std::string::npos);
+  if (!std::filesystem::exists("/dev/full")) return support::skip("there is no /dev/full");
+  JsonLines full("/dev/full");
+  CHECK(support::message_of<ArgumentError>([&] {
+          full.write(nlohmann::json{{"a", 1}});
+        }).find("No space left") != std::string::npos);
+}
