@@ -4,9 +4,6 @@
 
 #include "offsite/ops/simd.hpp"
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // see simd.hpp
-
 namespace offsite::ops {
 namespace detail {
 
@@ -107,5 +104,3 @@ inline void accumulate_rows(const at::Tensor& to, const at::Tensor& from) {
 }
 
 }  // namespace offsite::ops
-
-#pragma GCC diagnostic pop

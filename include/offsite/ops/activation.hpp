@@ -21,9 +21,6 @@
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/simd.hpp"
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // see simd.hpp
-
 namespace offsite {
 
 /// Activation functions of feed-forward parts.
@@ -83,7 +80,7 @@ struct SigmoidForm {
 struct ActivationKernel {
   template <simd::Isa>
   [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const SigmoidForm& f) {
-    const simd::Floats z = x * (f.b * (x * x) + f.a);
+    const simd::Floats z = x * (x * x * f.b + f.a);
     return x / (simd::exp(-z) + 1.0f);
   }
   template <simd::Isa isa, class T>
@@ -97,10 +94,10 @@ struct ActivationKernel {
 struct ActivationBackwardKernel {
   template <simd::Isa>
   [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const SigmoidForm& f) {
-    const simd::Floats q = x * x, z = x * (f.b * q + f.a), s = 1.0f / (simd::exp(-z) + 1.0f);
+    const simd::Floats q = x * x, z = x * (q * f.b + f.a), s = simd::Floats(1.0f) / (simd::exp(-z) + 1.0f);
     // Far from zero s is 0 or 1 and the product with x^3 would be 0 * infinity.
-    const simd::Floats bend = s * (1.0f - s), zero{};
-    return s + (bend == 0.0f ? zero : bend * x * (3.0f * f.b * q + f.a));
+    const simd::Floats bend = s * (simd::Floats(1.0f) - s);
+    return s + select(bend == 0.0f, 0.0f, bend * x * (q * (3.0f * f.b) + f.a));
   }
   template <simd::Isa isa, class T>
   [[gnu::always_inline]] static void run(T* d, const T* x, std::int64_t n, const SigmoidForm& f) {
@@ -197,5 +194,3 @@ inline void activation_backward_(at::Tensor& d, const at::Tensor& x, Activation 
 
 }  // namespace ops
 }  // namespace offsite
-
-#pragma GCC diagnostic pop

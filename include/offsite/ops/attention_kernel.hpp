@@ -9,9 +9,6 @@
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/simd.hpp"
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // see simd.hpp
-
 namespace offsite::ops::detail {
 
 struct AttentionTensors {
@@ -50,16 +47,16 @@ struct SmallProduct {
   [[gnu::always_inline]] static void tile(const float* a, std::int64_t a_row, std::int64_t a_column,
                                           const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
                                           std::int64_t k, bool add) {
-    simd::Floats sum[4][kVectors];
+    simd::Floats::Raw sum[4][kVectors];
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r)
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v)
-        sum[r][v] = add ? simd::load(c + r * ldc + simd::kLanes * v) : simd::Floats{};
+        sum[r][v] = add ? simd::load(c + r * ldc + simd::kLanes * v).raw : simd::Floats::Raw{};
     for (std::int64_t i = 0; i < k; ++i) {
-      simd::Floats row[kVectors];
+      simd::Floats::Raw row[kVectors];
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) row[v] = simd::load(b + i * ldb + simd::kLanes * v);
+      for (int v = 0; v < kVectors; ++v) row[v] = simd::load(b + i * ldb + simd::kLanes * v).raw;
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
         const float x = a[r * a_row + i * a_column];
@@ -70,7 +67,7 @@ struct SmallProduct {
 #pragma GCC unroll 4
     for (int r = 0; r < 4; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) simd::store(c + r * ldc + simd::kLanes * v, sum[r][v]);
+      for (int v = 0; v < kVectors; ++v) simd::store(c + r * ldc + simd::kLanes * v, simd::Floats(sum[r][v]));
   }
 
   [[gnu::always_inline]] static void run(const float* a, std::int64_t a_row, std::int64_t a_column,
@@ -230,5 +227,3 @@ struct AttentionKernel {
 };
 
 }  // namespace offsite::ops::detail
-
-#pragma GCC diagnostic pop

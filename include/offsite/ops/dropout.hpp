@@ -13,9 +13,6 @@
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/simd.hpp"
 
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"  // see simd.hpp
-
 namespace offsite::ops {
 
 /// The mask of one row: column j stays if 31 random bits made from the row's key and j reach a threshold.
@@ -39,21 +36,19 @@ struct DropoutRow {
   /// 0 or `scale`, for columns first .. first + 15.
   [[gnu::always_inline]] simd::Floats factors(std::int64_t first) const {
     const simd::Words x = hash(simd::iota() + static_cast<std::uint32_t>(first));
-    const simd::Ints bits = (simd::Ints)(x >> 1);
-    const simd::Floats zero{};
-    return bits >= threshold ? zero + scale : zero;
+    return select((x >> 1).bits_as<std::int32_t>() >= threshold, simd::Floats(scale), 0.0f);
   }
 
  private:
   // Two rounds of a mixer of 32 bits, one for each half of the key, since vectors multiply 32 bits at a time.
   template <class Word>
-  [[gnu::always_inline]] Word hash(Word x) const {
-    x = mix(x ^ static_cast<std::uint32_t>(key));
-    return mix(x ^ static_cast<std::uint32_t>(key >> 32));
+  [[gnu::always_inline]] Word hash(const Word& column) const {
+    const Word x = mix<Word>(column ^ static_cast<std::uint32_t>(key));
+    return mix<Word>(x ^ static_cast<std::uint32_t>(key >> 32));
   }
   template <class Word>
-  [[gnu::always_inline]] static Word mix(Word x) {
-    x = (x ^ (x >> 16)) * 0x7feb352du + 0x9e3779b9u;
+  [[gnu::always_inline]] static Word mix(const Word& bits) {
+    Word x = (bits ^ (bits >> 16)) * 0x7feb352du + 0x9e3779b9u;
     x = (x ^ (x >> 15)) * 0x846ca68bu;
     return x ^ (x >> 16);
   }
@@ -110,5 +105,3 @@ inline void dropout_(const at::Tensor& x, const std::vector<DropoutRow>& masks) 
 }
 
 }  // namespace offsite::ops
-
-#pragma GCC diagnostic pop

@@ -1,26 +1,18 @@
 #pragma once
 #include <c10/util/BFloat16.h>
 
-#include <bit>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <new>
 
 // Sixteen floats at a time in the vector extensions of GCC and clang: no intrinsics, correct on every target.
 // A kernel is inlined once into a function for each instruction set, so a header-only user needs no -march
 // flag.
-//
-// Vectors only ever pass between inlined functions, so their calling convention does not matter.
-#pragma GCC diagnostic push
-#pragma GCC diagnostic ignored "-Wpsabi"
 
 namespace offsite::simd {
 
-using Floats [[gnu::vector_size(64)]] = float;
-using Ints [[gnu::vector_size(64)]] = std::int32_t;
-using Words [[gnu::vector_size(64)]] = std::uint32_t;
-using Halves [[gnu::vector_size(32)]] = std::uint16_t;
 using BFloat16 = c10::BFloat16;
 
 constexpr std::int64_t kLanes = 16;
@@ -61,8 +53,12 @@ template <class Kernel, class... Args>
   Kernel::template run<Isa::kAvx2>(args...);
 }
 template <class Kernel, class... Args>
-[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")]] void run_avx512(
-    const Args&... args) {
+#if defined(__clang__)  // the two compilers ask for whole vectors in two ways
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma"), clang::min_vector_width(512)]]
+#else
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,prefer-vector-width=512")]]
+#endif
+void run_avx512(const Args&... args) {
   Kernel::template run<Isa::kAvx512>(args...);
 }
 #endif
@@ -80,27 +76,99 @@ void run(const Args&... args) {
   detail::run_generic<Kernel>(args...);
 }
 
+/// Sixteen numbers of type T: a vector of GCC's and clang's extensions in a class.
+///
+/// The class has a copy constructor of its own, so that functions return it through memory in every instruction set
+/// (until they are inlined): a bare vector would change its calling convention with the set, and compilers warn.
+template <class T>
+struct Lanes {
+  using Raw [[gnu::vector_size(16 * sizeof(T))]] = T;
+  using Mask = Lanes<std::int32_t>;  ///< -1 where true, 0 where false
+
+  Raw raw{};
+
+  [[gnu::always_inline]] Lanes() {}
+  [[gnu::always_inline]] Lanes(T x)
+      : raw(x - Raw{}) {}  // NOLINT: a number stands for sixteen; x - 0 keeps -0
+  [[gnu::always_inline]] explicit Lanes(const Raw& r) : raw(r) {}
+  [[gnu::always_inline]] Lanes(const Lanes& other) : raw(other.raw) {}
+  [[gnu::always_inline]] Lanes& operator=(const Lanes& other) {
+    raw = other.raw;
+    return *this;
+  }
+
+  [[gnu::always_inline]] friend Lanes operator+(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw + b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw - b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator*(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw * b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator/(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw / b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator-(const Lanes& a) { return Lanes(-a.raw); }
+  [[gnu::always_inline]] friend Lanes operator^(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw ^ b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator|(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw | b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator&(const Lanes& a, const Lanes& b) {
+    return Lanes(a.raw & b.raw);
+  }
+  [[gnu::always_inline]] friend Lanes operator<<(const Lanes& a, int n) { return Lanes(a.raw << n); }
+  [[gnu::always_inline]] friend Lanes operator>>(const Lanes& a, int n) { return Lanes(a.raw >> n); }
+  [[gnu::always_inline]] Lanes& operator+=(const Lanes& b) {
+    raw += b.raw;
+    return *this;
+  }
+  [[gnu::always_inline]] friend Mask operator<(const Lanes& a, const Lanes& b) { return Mask(a.raw < b.raw); }
+  [[gnu::always_inline]] friend Mask operator>(const Lanes& a, const Lanes& b) { return Mask(a.raw > b.raw); }
+  [[gnu::always_inline]] friend Mask operator>=(const Lanes& a, const Lanes& b) {
+    return Mask(a.raw >= b.raw);
+  }
+  [[gnu::always_inline]] friend Mask operator==(const Lanes& a, const Lanes& b) {
+    return Mask(a.raw == b.raw);
+  }
+  [[gnu::always_inline]] friend Mask operator!=(const Lanes& a, const Lanes& b) {
+    return Mask(a.raw != b.raw);
+  }
+  /// mask ? a : b
+  [[gnu::always_inline]] friend Lanes select(const Mask& mask, const Lanes& a, const Lanes& b) {
+    return Lanes(mask.raw ? a.raw : b.raw);
+  }
+  /// The same bits as numbers of another type of 32 bits.
+  template <class U>
+  [[gnu::always_inline]] Lanes<U> bits_as() const {
+    Lanes<U> result;
+    std::memcpy(&result.raw, &raw, sizeof raw);
+    return result;
+  }
+};
+
+using Floats = Lanes<float>;
+using Ints = Lanes<std::int32_t>;
+using Words = Lanes<std::uint32_t>;
+
 [[gnu::always_inline]] inline Floats load(const float* p) {
   Floats v;
-  std::memcpy(&v, p, sizeof v);
+  std::memcpy(&v.raw, p, sizeof v.raw);
   return v;
 }
 [[gnu::always_inline]] inline Floats load(const BFloat16* p) {
-  Halves h;
+  Lanes<std::uint16_t>::Raw h;
   std::memcpy(&h, p, sizeof h);
-  const Words w = __builtin_convertvector(h, Words) << 16;
-  Floats v;
-  std::memcpy(&v, &w, sizeof v);
-  return v;
+  return (Words(__builtin_convertvector(h, Words::Raw)) << 16).bits_as<float>();
 }
-[[gnu::always_inline]] inline void store(float* p, const Floats& v) { std::memcpy(p, &v, sizeof v); }
+[[gnu::always_inline]] inline void store(float* p, const Floats& v) { std::memcpy(p, &v.raw, sizeof v.raw); }
 /// Rounds to nearest, ties to even; a NaN stays one (rounding its bits could carry into infinity).
 [[gnu::always_inline]] inline void store(BFloat16* p, const Floats& v) {
-  Words w;
-  std::memcpy(&w, &v, sizeof w);
+  const Words w = v.bits_as<std::uint32_t>();
   const Words rounded = (w + 0x7fffu + ((w >> 16) & 1u)) >> 16, quiet = (w >> 16) | 0x40u;
-  const Words chosen = v != v ? quiet : rounded;
-  const Halves h = __builtin_convertvector(chosen, Halves);
+  const auto h = __builtin_convertvector(select(v != v, quiet, rounded).raw, Lanes<std::uint16_t>::Raw);
   std::memcpy(p, &h, sizeof h);
 }
 /// The first `n` < 16 values; the other lanes are zero.
@@ -119,9 +187,7 @@ template <class T>
 
 /// exp to about 2 ulp: 0 below -87.3, infinity above 88.3, NaN for NaN.
 [[gnu::always_inline]] inline Floats exp(const Floats& v) {
-  const Floats zero{};
-  Floats x = v < -87.3f ? zero - 87.3f : v;
-  x = x > 88.3f ? zero + 88.3f : x;
+  const Floats x = select(v > 88.3f, 88.3f, select(v < -87.3f, -87.3f, v));
   const Floats n = (x * 1.44269504f + 12582912.0f) - 12582912.0f;  // to the nearest integer
   const Floats r = x - n * 0.693359375f + n * 2.12194440e-4f;
   Floats p = r * 1.9875691500e-4f + 1.3981999507e-3f;
@@ -130,29 +196,26 @@ template <class T>
   p = p * r + 1.6666665459e-1f;
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
-  const Words bits = (Words)(__builtin_convertvector(n, Ints) + 127) << 23;
-  Floats power;
-  std::memcpy(&power, &bits, sizeof power);
-  p = p * power;
-  p = v < -87.3f ? zero : p;
-  return v > 88.3f ? zero + __builtin_inff() : p;
+  const Ints exponent(__builtin_convertvector(n.raw, Ints::Raw));
+  p = p * ((exponent + 127).bits_as<std::uint32_t>() << 23).bits_as<float>();
+  return select(v > 88.3f, __builtin_inff(), select(v < -87.3f, 0.0f, p));
 }
 [[gnu::always_inline]] inline float sum(const Floats& v) {
   float s = 0;
-  for (int i = 0; i < kLanes; ++i) s += v[i];
+  for (int i = 0; i < kLanes; ++i) s += v.raw[i];
   return s;
 }
 /// The largest lane; NaN lanes count only if the first one is.
 [[gnu::always_inline]] inline float max(const Floats& v) {
-  float m = v[0];
-  for (int i = 1; i < kLanes; ++i) m = v[i] > m ? v[i] : m;
+  float m = v.raw[0];
+  for (int i = 1; i < kLanes; ++i) m = v.raw[i] > m ? v.raw[i] : m;
   return m;
 }
-[[gnu::always_inline]] inline Floats max(const Floats& a, const Floats& b) { return a > b ? a : b; }
+[[gnu::always_inline]] inline Floats max(const Floats& a, const Floats& b) { return select(a > b, a, b); }
 
 /// Lane numbers 0 .. 15.
 [[gnu::always_inline]] inline Words iota() {
-  return Words{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+  return Words(Words::Raw{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15});
 }
 
 /// A thread's working memory, 64-byte aligned and kept between calls.
@@ -183,5 +246,3 @@ class Scratch {
 };
 
 }  // namespace offsite::simd
-
-#pragma GCC diagnostic pop
