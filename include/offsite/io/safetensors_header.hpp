@@ -31,10 +31,14 @@ namespace offsite::detail {
   return true;
 }
 
-/// A name as messages show it: quoted, and cut if a hostile file made it long.
+/// A name as messages show it: quoted, cut if a hostile file made it long, and without control characters, which
+/// would end the message or steer the terminal.
 [[nodiscard]] inline std::string shown(std::string_view name) {
   constexpr std::size_t kLongest = 200;
-  return fmt::format("'{}{}'", name.substr(0, kLongest), name.size() > kLongest ? "..." : "");
+  std::string text(name.substr(0, kLongest));
+  for (char& c : text)
+    if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
+  return fmt::format("'{}{}'", text, name.size() > kLongest ? "..." : "");
 }
 
 /// What a safetensors header says of one tensor.
