@@ -212,7 +212,7 @@ class TrainingCheckpoints {
     parameters.assign(values);
     at::Tensor(parameters.first_moment()).copy_(first);
     at::Tensor(parameters.second_moment()).copy_(second);
-    at::Tensor(parameters.step_count()).copy_(count.view({}));
+    at::Tensor(parameters.step_count()).copy_(count.view_as(parameters.step_count()));
   }
 
   std::filesystem::path folder_;

@@ -9,11 +9,12 @@ namespace offsite {
 
 /// What a caller may attach to a training run; all of it is optional.
 struct TrainingHooks {
-  std::vector<Observer> observers;              ///< told of everything that happens; see `observe`
-  std::function<EvaluationMetrics()> evaluate;  ///< scores the model as it is, on data that is not trained on
-  std::filesystem::path checkpoints;            ///< folder for checkpoints; empty = none are written
-  bool resume = false;                          ///< go on from the newest checkpoint there, if there is one
-  std::function<bool()> interrupted;  ///< asked after each step; true = write a checkpoint and return
+  std::vector<Observer> observers{};  ///< told of everything that happens; see `observe`
+  std::function<EvaluationMetrics()>
+      evaluate{};                       ///< scores the model as it is, on data that is not trained on
+  std::filesystem::path checkpoints{};  ///< folder for checkpoints; empty = none are written
+  bool resume = false;                  ///< go on from the newest checkpoint there, if there is one
+  std::function<bool()> interrupted{};  ///< asked after each step; true = write a checkpoint and return
 };
 
 }  // namespace offsite
