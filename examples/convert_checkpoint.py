@@ -63,7 +63,8 @@ def load(paths):
         try:
             part = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:  # torch raises many kinds, all of which mean the same here
-            fail(f"{path} cannot be read as weights only: {(str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]}")
+            reason = (str(error).splitlines() or [type(error).__name__])[0].split(". ")[0]
+            fail(f"{path} cannot be read as weights only: {reason}")
         if not isinstance(part, dict) or not part:
             fail(f"{path} holds a {type(part).__name__}, not a plain state dict of names and tensors")
         for name, value in part.items():
