@@ -1,8 +1,8 @@
-"""Writes prompts.json: prompts and rolling windows as lm-evaluation-harness makes them.
+"""Writes prompts.json: prompts, rolling windows and token ids as lm-evaluation-harness makes them.
 
     python tests/golden/make_prompts.py [FOLDER OF THE REAL DATA]
 
-Needs jinja2 and lm-eval (0.4.13; `pip install --no-deps lm-eval`). Templates are read from lm-eval's own task files
+Needs jinja2, tokenizers and lm-eval (0.4.13; `pip install --no-deps lm-eval`). Templates are read from lm-eval's own task files
 where it has the task. The rows are made up here; of real data only digests are stored.
 """
 
@@ -13,7 +13,9 @@ import sys
 
 import jinja2
 import lm_eval
+import tokenizers
 import yaml
+from lm_eval.api.model import TemplateLM
 from lm_eval.utils import get_rolling_token_windows
 
 HERE = pathlib.Path(__file__).parent
@@ -85,6 +87,41 @@ def digest(examples):
     return f"{state:016x}"
 
 
+def encoded_digest(samples):
+    """64-bit FNV-1a over "id id ... id|number of tokens before the scored ones;" of each sample."""
+    state = 0xCBF29CE484222325
+    for seen, scored in samples:
+        state = fnv1a(" ".join(map(str, seen + scored)) + f"|{len(seen)};", state)
+    return f"{state:016x}"
+
+
+class Harness:
+    """What lm-eval's way of encoding a prompt and its continuation asks of a model."""
+
+    backend = "causal"
+
+    def __init__(self, folder):
+        bpe = tokenizers.models.BPE.from_file(str(folder / "encoder.json"), str(folder / "vocab.bpe"))
+        self.tokenizer = tokenizers.Tokenizer(bpe)
+        self.tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+
+    def tok_encode(self, text, **_):
+        return self.tokenizer.encode(text).ids
+
+    def questions(self, examples, max_length):
+        for example in examples:
+            for choice in example["choices"]:
+                seen, scored = TemplateLM._encode_pair(self, example["prompt"], " " + choice)
+                kept = (seen + scored)[-(max_length + 1) :]  # as HFLM._loglikelihood_tokens cuts
+                yield kept[: -len(scored)], scored
+
+    def training(self, examples, max_length, end=50256):
+        for example in examples:
+            scored = self.tok_encode(" " + example["choices"][example["answer"]]) + [end]
+            kept = (self.tok_encode(example["prompt"]) + scored)[-(max_length + 1) :]
+            yield kept[: -len(scored)], scored
+
+
 def windows(length, max_length):
     made = get_rolling_token_windows(list(range(length)), prefix_token=-1, max_seq_len=max_length, context_len=1)
     return {"length": length, "max_length": max_length, "windows": [[list(seen), list(scored)] for seen, scored in made]}
@@ -106,6 +143,15 @@ def main():
         for name in ("arc/arc_easy_test.jsonl", "openbookqa/openbookqa_test.jsonl"):
             rows = [json.loads(line) for line in (data / name).read_text().rstrip("\n").split("\n")]
             golden["digests"][name] = {"rows": len(rows), "fnv1a": digest(map(choices, rows))}
+        harness = Harness(data / "tokenizers/gpt2")
+        rows = [sciq(row) for row in json.loads((data / "sciq/test.json").read_text())]
+        golden["encoded"] = {
+            str(n): {
+                "training": encoded_digest(harness.training(rows, n)),
+                "questions": encoded_digest(harness.questions(rows, n)),
+            }
+            for n in (1024, 64)
+        }
     (HERE / "prompts.json").write_text(json.dumps(golden, indent=1) + "\n")
 
 
