@@ -19,7 +19,7 @@ missing_packages() {
   command -v g++ > /dev/null || { echo g++ libfmt-dev libeigen3-dev nlohmann-json3-dev libssl-dev libcli11-dev; }
   command -v pkg-config > /dev/null || echo pkg-config
   command -v ccache > /dev/null || echo ccache
-  command -v python3 > /dev/null && python3 -c 'import ensurepip, venv' 2> /dev/null || echo python3-venv
+  [ -x "$venv/bin/python" ] || python3 -c 'import ensurepip, venv' 2> /dev/null || echo python3-venv
   if [ "${1:-}" = --tests ]; then
     command -v clang++ > /dev/null || echo clang
     command -v cmake > /dev/null || echo cmake
@@ -75,15 +75,18 @@ make_venv() {
   fi
 }
 
-find_libtorch() { python3 "$offsite_root/tools/find_libtorch.py" ${OFFSITE_LIBTORCH:+"$OFFSITE_LIBTORCH"} 2> /dev/null; }
+# Sets `libtorch` to its folder and, on a second line, its version; fails if there is none.
+find_libtorch() {
+  [ -n "${libtorch:-}" ] || libtorch=$(python3 "$offsite_root/tools/find_libtorch.py" 2> /dev/null)
+}
 
 get_libtorch() {
-  find_libtorch > /dev/null && return
+  find_libtorch && return
   say "LibTorch was not found. Fetching Python's torch package into .venv: the CPU build, about 200 MB (0.9 GB on disk)."
-  pip_install torch==2.13.0+cpu && find_libtorch > /dev/null && return
+  pip_install torch==2.13.0+cpu && find_libtorch && return
   say "There is no CPU build in this index. Fetching the package's default build: on x86-64 that is the one with CUDA,"
   say "about 3 GB (7 GB on disk), elsewhere about 200 MB. Interrupt now if OFFSITE_PIP_ARGS should name an index with CPU builds."
-  pip_install torch==2.13.0 && find_libtorch > /dev/null ||
+  pip_install torch==2.13.0 && find_libtorch ||
     fail "pip could not install torch 2.13.0. Name an index with OFFSITE_PIP_ARGS, or a LibTorch with CMAKE_PREFIX_PATH."
 }
 
@@ -109,11 +112,10 @@ compile_jobs() {
 configure() {
   local folder=$1 wanted
   shift
-  wanted="$* $(find_libtorch | tr '\n' ' ')${CXX:-}"
+  wanted="$* $libtorch ${CXX:-}"
   [ -f "$folder/build.ninja" ] && [ "$(cat "$folder/configured" 2> /dev/null)" = "$wanted" ] && return
   rm -rf "$folder"
-  "$venv/bin/meson" setup "$folder" "$offsite_root" ${OFFSITE_LIBTORCH:+"-Dlibtorch=$OFFSITE_LIBTORCH"} "$@" < /dev/null >&2 ||
-    return 1
+  "$venv/bin/meson" setup "$folder" "$offsite_root" "$@" < /dev/null >&2 || return 1
   printf '%s' "$wanted" > "$folder/configured"
 }
 
@@ -122,5 +124,5 @@ build_with_ninja() { "$venv/bin/ninja" -C "$1" -j "$(compile_jobs)" "${@:2}" < /
 if [ "${BASH_SOURCE[0]}" = "$0" ]; then
   set -u
   set_up "$@"
-  say "Everything is in place: LibTorch $(find_libtorch | tail -1) in $(find_libtorch | head -1)"
+  say "Everything is in place: LibTorch ${libtorch##*$'\n'} in ${libtorch%%$'\n'*}"
 fi
