@@ -1,0 +1,151 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <utility>
+
+#include "offsite/core/error.hpp"
+#include "offsite/core/utf8.hpp"
+#include "offsite/data/byte_alphabet.hpp"
+#include "offsite/data/byte_level_bpe.hpp"
+#include "offsite/io/mapped_file.hpp"
+
+namespace offsite::detail {
+
+/// A text from a file for a message: cut to 40 columns.
+inline std::string shown(std::string_view text) {
+  const std::string_view begin = fit_width(text, 40);
+  return fmt::format("\"{}{}\"", begin, begin.size() < text.size() ? "..." : "");
+}
+
+/// A token id in a file. \throws ProtocolError unless it is an integer from 0 to 2^31 - 1.
+inline std::int32_t read_token_id(const nlohmann::json& value, std::string_view file,
+                                  std::string_view field) {
+  constexpr auto kMax = std::numeric_limits<std::int32_t>::max();
+  const bool fits = value.is_number_unsigned()
+                        ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(kMax)
+                        : value.is_number_integer() && value.get<std::int64_t>() >= 0;
+  if (!fits)
+    throw ProtocolError(fmt::format("{}: {} is {}, but a token id is an integer from 0 to {}", file, field,
+                                    shown(value.dump()), kMax));
+  return value.get<std::int32_t>();
+}
+
+/// The vocabulary and merges of a byte-level BPE while its files are read.
+class VocabularyReader {
+ public:
+  /// Takes a vocabulary `{token: id, ...}`, as in vocab.json and tokenizer.json's `model.vocab`.
+  /// \throws ProtocolError naming `file` and `field`.
+  VocabularyReader(const nlohmann::json& vocabulary, std::string file, std::string_view field)
+      : file_(std::move(file)) {
+    require<ProtocolError>(vocabulary.is_object() && !vocabulary.empty(),
+                           "{}: {} is not an object that gives each token its id", file_, field);
+    ids_.reserve(vocabulary.size());
+    for (const auto& [token, id] : vocabulary.items())
+      ids_.emplace(token, read_token_id(id, file_, shown(token)));
+    learned_ = ids_;
+  }
+
+  /// Adds a token that is no product of merges, or finds that it is there.
+  /// \throws ProtocolError if the vocabulary gives it another id.
+  void add(const std::string& token, std::int32_t id, std::string_view file) {
+    require<ProtocolError>(!token.empty(), "{}: the added token with the id {} has no text", file, id);
+    const auto [found, is_new] = ids_.emplace(token, id);
+    require<ProtocolError>(found->second == id, "{}: the added token {} has the id {}, but {} in {}", file,
+                           shown(token), id, found->second, file_);
+    specials_[token] = id;
+  }
+
+  /// The next merge rule. `unit` and `number` say where it stands in `file`.
+  /// \throws ProtocolError if the two or what they make are not in the vocabulary.
+  void add_merge(std::string_view left, std::string_view right, std::string_view file, std::string_view unit,
+                 std::size_t number) {
+    const auto id_of = [&](const std::string& token) {
+      const auto found = learned_.find(token);
+      require<ProtocolError>(found != learned_.end(), "{}: {} {}: {} is not in the vocabulary of {}", file,
+                             unit, number, shown(token), file_);
+      return found->second;
+    };
+    const std::string both = std::string(left) + std::string(right);
+    parts_.merges.push_back({id_of(std::string(left)), id_of(std::string(right)), id_of(both)});
+  }
+
+  /// The next merge rule, written with one blank between the two.
+  void add_merge(std::string_view rule, std::string_view file, std::string_view unit, std::size_t number) {
+    const std::size_t blank = rule.find(' ');
+    require<ProtocolError>(
+        blank != rule.npos && 0 < blank && blank + 1 < rule.size() && rule.find(' ', blank + 1) == rule.npos,
+        "{}: {} {}: a merge is two tokens with one blank between them, not {}", file, unit, number,
+        shown(rule));
+    add_merge(rule.substr(0, blank), rule.substr(blank + 1), file, unit, number);
+  }
+
+  [[nodiscard]] std::optional<std::int32_t> find(const std::string& token) const {
+    const auto found = ids_.find(token);
+    if (found == ids_.end()) return {};
+    return found->second;
+  }
+
+  [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids_.size()); }
+
+  /// The parts as far as vocabulary and merges fill them; ends the reading.
+  /// \throws ProtocolError if an id is given twice or the ids leave a hole.
+  [[nodiscard]] ByteLevelBpeParts take() {
+    constexpr std::int32_t kUnset = -1;
+    parts_.bytes.fill(kUnset);
+    parts_.tokens.resize(ids_.size());
+    std::vector<const std::string*> owner(ids_.size());
+    for (const auto& [token, id] : ids_) {
+      // As many ids as tokens, each below their number and none twice: then there is no hole either.
+      require<ProtocolError>(id < size(), "{}: {} has the id {}, but {} tokens have the ids 0 to {}", file_,
+                             shown(token), id, size(), size() - 1);
+      const auto index = static_cast<std::size_t>(id);
+      if (owner[index] != nullptr) {
+        const auto [first, second] = std::minmax(*owner[index], token);
+        throw ProtocolError(
+            fmt::format("{}: {} and {} have the same id {}", file_, shown(first), shown(second), id));
+      }
+      owner[index] = &token;
+      parts_.tokens[index] = token_of(token);
+      if (parts_.tokens[index].learned && parts_.tokens[index].bytes.size() == 1)
+        parts_.bytes[static_cast<unsigned char>(parts_.tokens[index].bytes[0])] = id;
+    }
+    return std::move(parts_);
+  }
+
+ private:
+  ByteLevelBpeParts::Token token_of(const std::string& token) const {
+    if (specials_.contains(token)) return {token, false};
+    auto bytes = bytes_of_token(token);
+    const bool learned = bytes.has_value();
+    return {learned ? std::move(*bytes) : token, learned};
+  }
+
+  std::string file_;  // where the vocabulary stands
+  std::unordered_map<std::string, std::int32_t> ids_, learned_, specials_;
+  ByteLevelBpeParts parts_;
+};
+
+/// Reads merges.txt or vocab.bpe: a rule a line after a line `#version`.
+/// \throws ProtocolError naming the line.
+inline void read_merges(const std::filesystem::path& path, VocabularyReader& vocabulary) {
+  const MappedFile file(path);
+  std::string_view rest = file.text();
+  for (std::size_t number = 1; !rest.empty(); ++number) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.starts_with("#version") || (line.empty() && rest.empty())) continue;
+    require<ProtocolError>(find_invalid_utf8(line) == line.npos, "{}: line {} is not UTF-8", path.string(),
+                           number);
+    vocabulary.add_merge(line, path.string(), "line", number);
+  }
+}
+
+}  // namespace offsite::detail
