@@ -77,35 +77,37 @@ struct SigmoidForm {
   [[nodiscard]] bool usable() const { return a != 0; }
 };
 
+// Both kernels spread a and b over lanes before the loop: compilers do not hoist that past stores of floats.
 struct ActivationKernel {
-  template <simd::Isa>
-  [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const SigmoidForm& f) {
-    const simd::Floats z = x * (x * x * f.b + f.a);
-    return x / (simd::exp(-z) + 1.0f);
+  [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const simd::Floats& a,
+                                                   const simd::Floats& b) {
+    return x / (simd::exp(-(x * (x * x * b + a))) + 1.0f);
   }
-  template <simd::Isa isa, class T>
+  template <simd::Isa, class T>
   [[gnu::always_inline]] static void run(const T* x, T* y, std::int64_t n, const SigmoidForm& f) {
+    const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
-    for (; i + simd::kLanes <= n; i += simd::kLanes) simd::store(y + i, value<isa>(simd::load(x + i), f));
-    if (i < n) simd::store_some(y + i, value<isa>(simd::load_some(x + i, n - i), f), n - i);
+    for (; i + simd::kLanes <= n; i += simd::kLanes) simd::store(y + i, value(simd::load(x + i), a, b));
+    if (i < n) simd::store_some(y + i, value(simd::load_some(x + i, n - i), a, b), n - i);
   }
 };
 
 struct ActivationBackwardKernel {
-  template <simd::Isa>
-  [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const SigmoidForm& f) {
-    const simd::Floats q = x * x, z = x * (q * f.b + f.a), s = simd::Floats(1.0f) / (simd::exp(-z) + 1.0f);
-    // Far from zero s is 0 or 1 and the product with x^3 would be 0 * infinity.
+  [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const simd::Floats& a,
+                                                   const simd::Floats& b) {
+    const simd::Floats bq = x * x * b, s = simd::Floats(1.0f) / (simd::exp(-(x * (bq + a))) + 1.0f);
+    // Far from zero s is 0 or 1, and the product with x^3 would be 0 times infinity.
     const simd::Floats bend = s * (simd::Floats(1.0f) - s);
-    return s + select(bend == 0.0f, 0.0f, bend * x * (q * (3.0f * f.b) + f.a));
+    return s + select(bend == 0.0f, 0.0f, bend * x * (bq * 3.0f + a));
   }
-  template <simd::Isa isa, class T>
+  template <simd::Isa, class T>
   [[gnu::always_inline]] static void run(T* d, const T* x, std::int64_t n, const SigmoidForm& f) {
+    const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store(d + i, simd::load(d + i) * slope<isa>(simd::load(x + i), f));
+      simd::store(d + i, simd::load(d + i) * slope(simd::load(x + i), a, b));
     if (i < n)
-      simd::store_some(d + i, simd::load_some(d + i, n - i) * slope<isa>(simd::load_some(x + i, n - i), f),
+      simd::store_some(d + i, simd::load_some(d + i, n - i) * slope(simd::load_some(x + i, n - i), a, b),
                        n - i);
   }
 };

@@ -146,7 +146,8 @@ struct AttentionKernel {
     for (auto j = seen; j < n; ++j) p[j] = 0;
   }
 
-  [[gnu::always_inline]] static void drop(float* p, std::int64_t n, const DropoutRow& mask) {
+  [[gnu::always_inline]] static void drop(float* p, std::int64_t n, const DropoutRow& given) {
+    const DropoutRow mask = given;  // see DropoutKernel
     for (std::int64_t j = 0; j < n; j += simd::kLanes)
       simd::store(p + j, simd::load(p + j) * mask.factors(j));
   }

@@ -58,7 +58,8 @@ namespace detail {
 
 struct DropoutKernel {
   template <simd::Isa, class T>
-  [[gnu::always_inline]] static void run(T* x, std::int64_t n, const DropoutRow& mask) {
+  [[gnu::always_inline]] static void run(T* x, std::int64_t n, const DropoutRow& given) {
+    const DropoutRow mask = given;  // a copy that no store can change: its parts stay in registers
     std::int64_t j = 0;
     for (; j + simd::kLanes <= n; j += simd::kLanes) simd::store(x + j, simd::load(x + j) * mask.factors(j));
     if (j < n) simd::store_some(x + j, simd::load_some(x + j, n - j) * mask.factors(j), n - j);
