@@ -71,7 +71,9 @@ TEST_CASE("CheckpointFolder: shards of every size hold the same tensors") {
   const Weights weights;
   const std::array<std::pair<std::uint64_t, std::size_t>, 5> cases{
       {{1, 4}, {12, 3}, {24, 2}, {39, 2}, {40, 1}}};
-  for (const auto& [size, count] : cases) {
+  for (const auto& one : cases) {
+    const auto size = one.first;
+    const auto count = one.second;
     CAPTURE(size);
     const support::TemporaryFolder folder;
     save_checkpoint(folder.path(), weights.views, {.max_shard_bytes = size});
