@@ -81,13 +81,13 @@ inline void add_noted_tokens(const TokenizerNotes& notes, VocabularyReader& voca
     const auto content = read_special(decoder, key, config_file);
     const nlohmann::json id = nlohmann::json::parse(key, nullptr, false);
     require<ProtocolError>(content.has_value(), "{}: added_tokens_decoder {} has no content", config_file,
-                           shown(key));
-    vocabulary.add(*content, read_token_id(id, config_file, "added_tokens_decoder " + shown(key)),
+                           excerpt(key));
+    vocabulary.add(*content, read_token_id(id, config_file, "added_tokens_decoder " + excerpt(key)),
                    config_file);
   }
   const std::string added_file = notes.path_of("added_tokens.json");
   for (const auto& [token, id] : notes.added_tokens.items())
-    vocabulary.add(token, read_token_id(id, added_file, shown(token)), added_file);
+    vocabulary.add(token, read_token_id(id, added_file, excerpt(token)), added_file);
 }
 
 /// The id of the special token `name` ("bos" or "eos"): the tokenizer's own files first, config.json then.
@@ -100,7 +100,7 @@ inline std::optional<std::int32_t> special_id(std::string_view name, const Token
     if (!content) return {};
     const auto id = vocabulary.find(*content);
     require<ProtocolError>(id.has_value(), "{}: {} is {}, which is not in the vocabulary",
-                           notes.path_of(file), key, shown(*content));
+                           notes.path_of(file), key, excerpt(*content));
     return id;
   };
   if (const auto id = named_in(notes.tokenizer_config, "tokenizer_config.json")) return id;

@@ -50,7 +50,7 @@ inline std::string kind_of(const nlohmann::json& component) {
 
 [[noreturn]] inline void refuse_kind(std::string_view file, std::string_view part, std::string_view kind) {
   throw ProtocolError(
-      fmt::format("{}: the {} {} is not supported: {}", file, part, shown(kind), kSupportedKinds));
+      fmt::format("{}: the {} {} is not supported: {}", file, part, excerpt(kind), kSupportedKinds));
 }
 
 /// Reads tokenizer.json's `model`, a BPE.
@@ -63,7 +63,7 @@ inline VocabularyReader read_bpe_model(const nlohmann::json& model, const std::s
     const nlohmann::json& value = field_of(model, key);
     require<ProtocolError>(value.is_null() || value == "" || value == 0 || value == false,
                            "{}: model.{} is {}, which is not supported: only a BPE without it is", file, key,
-                           shown(value.dump()));
+                           excerpt(value.dump()));
   }
   require<ProtocolError>(merges.is_array(), "{}: model.merges is not a list", file);
 
@@ -112,7 +112,7 @@ inline std::optional<std::int32_t> read_begin_token(const nlohmann::json& post_p
     if (kind_of(step) == "ByteLevel") continue;
     require<ProtocolError>(kind_of(step) == "TemplateProcessing",
                            "{}: the post_processor {} is not supported: ByteLevel and TemplateProcessing are",
-                           file, shown(kind_of(step)));
+                           file, excerpt(kind_of(step)));
     const nlohmann::json& single = field_of(step, "single");
     require<ProtocolError>(single.is_array(), "{}: post_processor.single is not a list", file);
     for (const nlohmann::json& piece : single) {

@@ -18,7 +18,7 @@
 namespace offsite::detail {
 
 /// A text from a file for a message: cut to 40 columns.
-inline std::string shown(std::string_view text) {
+inline std::string excerpt(std::string_view text) {
   const std::string_view begin = fit_width(text, 40);
   return fmt::format("\"{}{}\"", begin, begin.size() < text.size() ? "..." : "");
 }
@@ -32,7 +32,7 @@ inline std::int32_t read_token_id(const nlohmann::json& value, std::string_view 
                         : value.is_number_integer() && value.get<std::int64_t>() >= 0;
   if (!fits)
     throw ProtocolError(fmt::format("{}: {} is {}, but a token id is an integer from 0 to {}", file, field,
-                                    shown(value.dump()), kMax));
+                                    excerpt(value.dump()), kMax));
   return value.get<std::int32_t>();
 }
 
@@ -47,7 +47,7 @@ class VocabularyReader {
                            "{}: {} is not an object that gives each token its id", file_, field);
     ids_.reserve(vocabulary.size());
     for (const auto& [token, id] : vocabulary.items())
-      ids_.emplace(token, read_token_id(id, file_, shown(token)));
+      ids_.emplace(token, read_token_id(id, file_, excerpt(token)));
     learned_ = ids_;
   }
 
@@ -57,7 +57,7 @@ class VocabularyReader {
     require<ProtocolError>(!token.empty(), "{}: the added token with the id {} has no text", file, id);
     const auto [found, is_new] = ids_.emplace(token, id);
     require<ProtocolError>(found->second == id, "{}: the added token {} has the id {}, but {} in {}", file,
-                           shown(token), id, found->second, file_);
+                           excerpt(token), id, found->second, file_);
     specials_[token] = id;
   }
 
@@ -68,7 +68,7 @@ class VocabularyReader {
     const auto id_of = [&](const std::string& token) {
       const auto found = learned_.find(token);
       require<ProtocolError>(found != learned_.end(), "{}: {} {}: {} is not in the vocabulary of {}", file,
-                             unit, number, shown(token), file_);
+                             unit, number, excerpt(token), file_);
       return found->second;
     };
     const std::string both = std::string(left) + std::string(right);
@@ -81,7 +81,7 @@ class VocabularyReader {
     require<ProtocolError>(
         blank != rule.npos && 0 < blank && blank + 1 < rule.size() && rule.find(' ', blank + 1) == rule.npos,
         "{}: {} {}: a merge is two tokens with one blank between them, not {}", file, unit, number,
-        shown(rule));
+        excerpt(rule));
     add_merge(rule.substr(0, blank), rule.substr(blank + 1), file, unit, number);
   }
 
@@ -96,19 +96,17 @@ class VocabularyReader {
   /// The parts as far as vocabulary and merges fill them; ends the reading.
   /// \throws ProtocolError if an id is given twice or the ids leave a hole.
   [[nodiscard]] ByteLevelBpeParts take() {
-    constexpr std::int32_t kUnset = -1;
-    parts_.bytes.fill(kUnset);
     parts_.tokens.resize(ids_.size());
     std::vector<const std::string*> owner(ids_.size());
     for (const auto& [token, id] : ids_) {
       // As many ids as tokens, each below their number and none twice: then there is no hole either.
       require<ProtocolError>(id < size(), "{}: {} has the id {}, but {} tokens have the ids 0 to {}", file_,
-                             shown(token), id, size(), size() - 1);
+                             excerpt(token), id, size(), size() - 1);
       const auto index = static_cast<std::size_t>(id);
       if (owner[index] != nullptr) {
         const auto [first, second] = std::minmax(*owner[index], token);
         throw ProtocolError(
-            fmt::format("{}: {} and {} have the same id {}", file_, shown(first), shown(second), id));
+            fmt::format("{}: {} and {} have the same id {}", file_, excerpt(first), excerpt(second), id));
       }
       owner[index] = &token;
       parts_.tokens[index] = token_of(token);
