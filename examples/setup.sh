@@ -90,12 +90,13 @@ get_libtorch() {
     fail "pip could not install torch 2.13.0. Name an index with OFFSITE_PIP_ARGS, or a LibTorch with CMAKE_PREFIX_PATH."
 }
 
-# set_up [--tests]: everything above, in order. Afterwards meson and ninja of .venv come first on PATH.
+# set_up [--tests]: everything above, in order. Meson is to call the Ninja of .venv, too: another version of it would not
+# understand the build's log, and build everything anew.
 set_up() {
   install_packages "${1:-}"
   make_venv
   get_libtorch
-  export PATH="$PATH:$venv/bin"
+  export NINJA="$venv/bin/ninja"
 }
 
 # As many compilers at a time as there are processors, and as memory allows at 2 GB each; OFFSITE_JOBS overrides.
