@@ -26,7 +26,7 @@ EXCEPTIONS = {
     "emulator/": r"models/causal_lm\.hpp",
     "adapters/": r"models/causal_lm\.hpp",
     "eval/": r"models/causal_lm\.hpp",
-    "io/model_folder.hpp": r"models/(causal_lm|.*concept.*|.*checkpoint.*)\.hpp|blocks/block_access\.hpp",
+    "io/model_folder.hpp": r"models/(causal_lm|.*concept.*|.*checkpoint.*)\.hpp|blocks/(block_access|visit_parameters)\.hpp",
 }
 
 # No LibTorch here: bytes, numbers and text only
