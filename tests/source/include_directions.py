@@ -22,7 +22,7 @@ ALLOWED = {
 # What a header may include beyond that: file (or folder) -> headers (regex)
 EXCEPTIONS = {
     "data/": r"io/(json|mapped_file).*",
-    "trainer/": r"data/(packed_batch|sample|batching)\.hpp|report/.*observer.*\.hpp|models/causal_lm\.hpp",
+    "trainer/": r"data/(packed_batch|sample|batching)\.hpp|report/.*observer.*\.hpp|models/(causal_lm|checkpoint_model)\.hpp",
     "emulator/": r"models/causal_lm\.hpp",
     "adapters/": r"models/causal_lm\.hpp",
     "eval/": r"models/causal_lm\.hpp",
