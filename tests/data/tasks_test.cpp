@@ -213,6 +213,12 @@ TEST_CASE("read_rows: strings in an array may hold brackets, quotes and escapes"
   CHECK(examples[1].prompt == "é");
 }
 
+TEST_CASE("read_rows: brackets inside a string are no nesting, also after an escaped quote") {
+  const std::string brackets(100, '[');
+  const auto examples = read(Pairs{}, R"({"prompt":"\\\"{)" + brackets + R"(","completion":"x"})");
+  CHECK(examples.at(0).prompt == "\\\"{" + brackets);
+}
+
 TEST_CASE("Pairs: one space joins prompt and completion, unless white space is there") {
   const auto joined = [](std::string_view prompt, std::string_view completion) {
     const nlohmann::json row{{"prompt", prompt}, {"completion", completion}};
