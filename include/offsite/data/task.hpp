@@ -40,12 +40,12 @@ concept NamesTask = requires {
 // clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class T>
 concept TellsScoring = requires {
-  { T::kScoring } -> std::convertible_to<Scoring>;  // static constexpr Scoring kScoring = Scoring::kMultipleChoice;
+  { T::kScoring } -> std::convertible_to<Scoring>;  // static constexpr Scoring kScoring = Scoring::kText;
 };
 
 template <class T>
 concept ReadsExamples = requires(const T& task, const std::filesystem::path& file, const RowRange& range) {
-  { task.read(file, range) } -> std::same_as<std::vector<Example>>;  // offsite::read_rows does it for JSON rows
+  { task.read(file, range) } -> std::same_as<std::vector<Example>>;  // read_rows does it for JSON rows
 };
 // clang-format on
 }  // namespace detail
