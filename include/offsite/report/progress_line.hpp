@@ -58,7 +58,7 @@ inline std::string progress_bar(double share, std::int64_t width) {
 
 }  // namespace detail
 
-/// One line of progress without its end, at most `width` columns wide: the bar shrinks, then the last facts go.
+/// One line of progress without its end, at most `width` columns wide: bar shrinks first, then facts go.
 /// `width` 0 gives the plain line without a bar.
 [[nodiscard]] inline std::string progress_line(const ProgressState& state, std::int64_t width = 0) {
   const bool known = state.total > 0;
