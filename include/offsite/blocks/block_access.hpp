@@ -20,7 +20,7 @@ struct BlockAccess;
 
 /// What a pass asks of one block besides all rows of its output.
 struct BlockPass {
-  at::Tensor rows;    ///< (M) int64, ascending: the wanted rows of the output; undefined = all N
+  at::Tensor rows{};  ///< (M) int64, ascending: the wanted rows of the output; undefined = all N
   Dropout dropout{};  ///< zero in frozen blocks and in evaluation
   bool save = true;   ///< false: no backward pass follows, so nothing is kept for one
 };

@@ -36,6 +36,10 @@ struct Gpt2Config {
   nlohmann::json source = nlohmann::json::object();
 
   [[nodiscard]] std::int64_t num_blocks() const { return n_layer; }
+  [[nodiscard]] std::int64_t context_length() const { return n_positions; }  ///< in tokens
+  [[nodiscard]] std::int64_t vocabulary_size() const { return vocab_size; }
+  [[nodiscard]] double attention_dropout() const { return attn_pdrop; }
+  [[nodiscard]] double residual_dropout() const { return resid_pdrop; }
   [[nodiscard]] std::int64_t inner_width() const { return n_inner == 0 ? 4 * n_embd : n_inner; }
   [[nodiscard]] std::int64_t head_width() const { return n_embd / n_head; }
   /// What block `index` multiplies its attention scores by.

@@ -77,11 +77,17 @@ struct SigmoidForm {
   [[nodiscard]] bool usable() const { return a != 0; }
 };
 
+/// x between -100 and 100, where the sigmoid has long been 0 or 1: keeps 0 * infinity out. NaN stays NaN.
+[[gnu::always_inline]] inline simd::Floats clamped(const simd::Floats& x) {
+  return select(x > 100.0f, 100.0f, select(x < -100.0f, -100.0f, x));
+}
+
 // Both kernels spread a and b over lanes before the loop: compilers do not hoist that past stores of floats.
 struct ActivationKernel {
   [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const simd::Floats& a,
                                                    const simd::Floats& b) {
-    return x / (simd::exp(-(x * (x * x * b + a))) + 1.0f);
+    const simd::Floats c = clamped(x);
+    return x / (simd::exp(-(c * (c * c * b + a))) + 1.0f);
   }
   template <simd::Isa, class T>
   [[gnu::always_inline]] static void run(const T* x, T* y, std::int64_t n, const SigmoidForm& f) {
@@ -95,10 +101,9 @@ struct ActivationKernel {
 struct ActivationBackwardKernel {
   [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const simd::Floats& a,
                                                    const simd::Floats& b) {
-    const simd::Floats bq = x * x * b, s = simd::Floats(1.0f) / (simd::exp(-(x * (bq + a))) + 1.0f);
-    // Far from zero s is 0 or 1, and the product with x^3 would be 0 times infinity.
-    const simd::Floats bend = s * (simd::Floats(1.0f) - s);
-    return s + select(bend == 0.0f, 0.0f, bend * x * (bq * 3.0f + a));
+    const simd::Floats c = clamped(x), q = c * c * b;
+    const simd::Floats s = simd::Floats(1.0f) / (simd::exp(-(c * (q + a))) + 1.0f);
+    return s + s * (simd::Floats(1.0f) - s) * c * (q * 3.0f + a);
   }
   template <simd::Isa, class T>
   [[gnu::always_inline]] static void run(T* d, const T* x, std::int64_t n, const SigmoidForm& f) {
@@ -184,7 +189,7 @@ inline void activation_backward_(at::Tensor& d, const at::Tensor& x, Activation 
       d.copy_(at::silu_backward(d, x));
       return;
     case Activation::kTanh:
-      d.copy_(at::tanh_backward(d, at::tanh(x)));
+      d.copy_(at::tanh_backward(d.to(at::kFloat), at::tanh(x.to(at::kFloat))));  // 1 - y^2 cancels
       return;
     case Activation::kQuickGelu: {
       const at::Tensor s = at::sigmoid(x.mul(1.702));
