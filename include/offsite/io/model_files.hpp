@@ -70,7 +70,7 @@ inline constexpr std::array<std::string_view, 12> kTokenizerParts{
 }
 
 /// Copies one file as it is. \throws ArgumentError if it cannot be read or written.
-inline void copy_file(const std::filesystem::path& from, const std::filesystem::path& to) {
+inline void copy_one_file(const std::filesystem::path& from, const std::filesystem::path& to) {
   const MappedFile file(from);
   const auto bytes = file.bytes();
   write_file_atomically(to, std::span(&bytes, 1));
@@ -94,7 +94,7 @@ inline void copy_file(const std::filesystem::path& from, const std::filesystem::
 
 /// Copies the files of the tokenizer that `from` holds to the existing folder `to`.
 inline void copy_tokenizer(const std::filesystem::path& from, const std::filesystem::path& to) {
-  for (const auto& name : detail::tokenizer_parts(from)) detail::copy_file(from / name, to / name);
+  for (const auto& name : detail::tokenizer_parts(from)) detail::copy_one_file(from / name, to / name);
 }
 
 /// SHA-256 of a file's contents. \throws ArgumentError if it cannot be read.

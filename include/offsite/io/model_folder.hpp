@@ -101,6 +101,7 @@ void check_other_keys(const CheckpointFolder& folder, const KeySpelling& spellin
 /// Reads a configuration; messages of `from_json` get the file's name. \throws ProtocolError
 template <CheckpointModel M>
 [[nodiscard]] ConfigOf<M> config_of(const nlohmann::json& json, const std::string& file) {
+  require<ProtocolError>(json.is_object(), "{} is no JSON object", file);
   const auto type = json.find("model_type");
   if (type != json.end() && type->is_string()) {
     const auto& found = type->template get_ref<const std::string&>();
@@ -145,7 +146,8 @@ template <CheckpointModel M>
   M model = M::build(config, detail::all_blocks(config.num_blocks()),
                      [&](std::string_view full, at::IntArrayRef shape) {
                        auto key = spelling.spelled(full);
-                       auto tensor = tensor_over(detail::weight_at(folder, key, shape), folder.owner(key));
+                       const auto view = detail::weight_at(folder, key, shape);
+                       auto tensor = tensor_over(view, folder.owner(key));
                        taken.insert(std::move(key));
                        return tensor;
                      });
@@ -155,7 +157,7 @@ template <CheckpointModel M>
 
 /// How a model folder is written.
 struct SaveModelOptions {
-  std::optional<Dtype> dtype;                     ///< of all weights; none = each as in the source
+  std::optional<Dtype> dtype{};                   ///< of all weights; none = each as in the source
   std::uint64_t max_shard_bytes = 5'000'000'000;  ///< data in one file, > 0
   StagedFolder::Existing existing = StagedFolder::kRefuse;
 };
@@ -177,7 +179,7 @@ struct HeldView {
 /// Writes a source folder's `config.json`: byte for byte, or with another type of the weights.
 inline void write_config(const std::filesystem::path& source, const std::filesystem::path& out,
                          std::optional<Dtype> dtype) {
-  if (!dtype) return copy_file(source / "config.json", out / "config.json");
+  if (!dtype) return copy_one_file(source / "config.json", out / "config.json");
   auto config = read_json<nlohmann::ordered_json>(source / "config.json");
   // Older files say torch_dtype, newer ones dtype.
   for (const auto* field : {"torch_dtype", "dtype"})
@@ -237,8 +239,10 @@ void save_model(M& model, const std::filesystem::path& source, const std::filesy
   detail::write_config(source, folder.path(), options.dtype);
   copy_tokenizer(source, folder.path());
   if (std::filesystem::exists(source / "generation_config.json", unseen))
-    detail::copy_file(source / "generation_config.json", folder.path() / "generation_config.json");
-  save_checkpoint(folder.path(), views, {.max_shard_bytes = options.max_shard_bytes});
+    detail::copy_one_file(source / "generation_config.json", folder.path() / "generation_config.json");
+  SaveOptions shards;
+  shards.max_shard_bytes = options.max_shard_bytes;
+  save_checkpoint(folder.path(), views, shards);
   folder.commit();
 }
 

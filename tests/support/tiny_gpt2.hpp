@@ -1,9 +1,13 @@
 #pragma once
 // Include this before support/test.hpp.
+#include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
 
 #include <filesystem>
+#include <map>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "offsite/io/model_folder.hpp"
@@ -33,8 +37,9 @@ struct Folder {
     offsite::visit_parameters<offsite::BlockAccess<offsite::Gpt2>>(
         model, offsite::detail::all_blocks(of.n_layer),
         [&](const std::string& name, const at::Tensor& tensor) { tensors.emplace_back(name, tensor); });
+    auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
     for (auto& [name, tensor] : tensors)  // zeros and ones would hide mistakes
-      if (tensor.dim() == 1) tensor.add_(at::empty_like(tensor).uniform_(-0.5, 0.5));
+      if (tensor.dim() == 1) tensor.add_(at::empty_like(tensor).uniform_(-0.5, 0.5, generator));
   }
 
   at::Tensor& operator[](const std::string& name) {
