@@ -30,6 +30,10 @@ concept HasConfig = std::copyable<ConfigOf<M>> && requires(const ConfigOf<M>& co
   { ConfigOf<M>::from_json(json) } -> std::same_as<ConfigOf<M>>;   // missing? static Config from_json(const nlohmann::json&)
   { config.to_json() } -> std::same_as<nlohmann::json>;            // missing? nlohmann::json to_json() const
   { config.num_blocks() } -> std::same_as<std::int64_t>;           // missing? std::int64_t num_blocks() const
+  { config.context_length() } -> std::same_as<std::int64_t>;       // missing? std::int64_t context_length() const
+  { config.vocabulary_size() } -> std::same_as<std::int64_t>;      // missing? std::int64_t vocabulary_size() const
+  { config.attention_dropout() } -> std::same_as<double>;          // missing? double attention_dropout() const
+  { config.residual_dropout() } -> std::same_as<double>;           // missing? double residual_dropout() const
 };
 
 template <class M>
@@ -56,6 +60,10 @@ concept BuildsFromTensors = requires(const ConfigOf<M>& config, std::span<const 
 ///   `Config::from_json(json)`      reads a `config.json`; ProtocolError for what it cannot be
 ///   `c.to_json()`                  the same fields again, unknown ones kept
 ///   `c.num_blocks()`               blocks of the full model
+///   `c.context_length()`           tokens a sequence may have
+///   `c.vocabulary_size()`          token ids lie below it
+///   `c.attention_dropout()`        the rates that the checkpoint was trained with, in [0, 1); 0 if it names none
+///   `c.residual_dropout()`
 ///   `M::kModelType`                the `model_type` of its `config.json`
 ///   `M::kKeyPrefix`                what every key but the head's begins with, and some files leave out
 ///   `M::kTiedKey`, `M::kTiedTo`    the head, and the tensor that it is where the configuration ties them

@@ -50,6 +50,15 @@ class Client {
     received_.copy_(parameters().values());
   }
 
+  /// Adds an update to the values: the model as the client that returned it had it. \param delta  laid out as the values
+  void apply(const Eigen::VectorXf& delta) {
+    const at::Tensor change = at::from_blob(const_cast<float*>(delta.data()), {delta.size()}, at::kFloat);
+    require(change.numel() == parameters().layout().size(),
+            "an update of {} numbers was given, but {} are trained", change.numel(),
+            parameters().layout().size());
+    parameters().assign(parameters().values().add(change));
+  }
+
   /// Trained minus received, float32, as the layout lays it. \param weight  number of samples trained on, > 0
   [[nodiscard]] ClientUpdate update(double weight) const {
     const at::Tensor delta = parameters().values().sub(received_);

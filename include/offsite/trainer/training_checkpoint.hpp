@@ -2,7 +2,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/Version.h>
 #include <ATen/core/Tensor.h>
-#include <torch/version.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <cstdint>

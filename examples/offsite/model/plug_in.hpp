@@ -1,0 +1,45 @@
+#pragma once
+#include <cstdio>
+
+#include "offsite/aggregation/any_aggregation.hpp"
+#include "offsite/model/common.hpp"
+#include "offsite/model/split.hpp"
+#include "offsite/trainer/owner.hpp"
+#include "offsite/trainer/returned_update.hpp"
+
+namespace program {
+
+/// Aggregates the updates and writes the model with the trained adapters around its original middle.
+template <class Model>
+void run_plug_in(const PlugInCommand& command, Session& session) {
+  Model model = load_model<Model>(command.model);
+  std::vector<UpdateFolder> folders;
+  for (const auto& path : command.updates) {
+    folders.emplace_back(path);
+    if (folders.size() == 1)
+      check_update_fits<Model>(command.model, folders.front().split());
+    else
+      folders.back().check_made_for(folders.front().split());
+  }
+  Owner<Model, UniformDrop, AnyAggregation> owner(std::move(model), folders.front().split().plan,
+                                                  AnyAggregation::named(command.aggregate));
+  std::vector<ClientUpdate> updates;
+  for (const auto& folder : folders) updates.push_back(client_update(folder, owner.layout()));
+  owner.aggregate(updates);
+  auto result = owner.plug_in();
+
+  SaveModelOptions options;
+  options.dtype = file_dtype(session.common().dtype);
+  session.computes_in(session.common().dtype == "auto" ? "checkpoint" : session.common().dtype);
+  if (command.out.force) options.existing = StagedFolder::kReplace;
+  if (!command.out.dry_run)
+    writing([&] { save_model(result.model, command.model, command.out.out, options); });
+  std::printf("%lld tensors changed; rounding lost %.2g %% of the change\n",
+              static_cast<long long>(result.tensors_changed), 100 * result.rounding_loss);
+  session.say((command.out.dry_run ? "would write " : "wrote ") + command.out.out.string());
+  session.results["tensors_changed"] = result.tensors_changed;
+  session.results["rounding_loss"] = result.rounding_loss;
+  session.results["updates"] = folders.size();
+}
+
+}  // namespace program

@@ -1,0 +1,25 @@
+#include "offsite/model_commands.hpp"
+
+#include <fmt/format.h>
+
+#include <array>
+#include <string>
+
+#include "offsite/core/error.hpp"
+#include "offsite/io/model_folder.hpp"
+
+namespace program {
+
+const ModelCommands& commands_for(const Path& folder) {
+  static constexpr std::array<const ModelCommands*, 1> kAll{&gpt2_commands};
+  const auto type = offsite::model_type_of(folder);
+  std::string known;
+  for (const auto* commands : kAll) {
+    if (commands->model_type == type) return *commands;
+    known += (known.empty() ? "" : ", ") + std::string(commands->model_type);
+  }
+  throw offsite::ArgumentError(
+      fmt::format("{} holds a model of type '{}', but this program knows {}", folder.string(), type, known));
+}
+
+}  // namespace program

@@ -1,0 +1,30 @@
+#pragma once
+#include <string_view>
+
+#include "offsite/arguments.hpp"
+#include "offsite/session.hpp"
+
+namespace program {
+
+/// What the program does with models of one family. Each family's table is made in a translation unit of its own,
+/// which alone knows the model's type.
+struct ModelCommands {
+  std::string_view model_type;
+  void (*split)(const SplitCommand&, Session&);
+  void (*inspect_offer)(const InspectCommand&, Session&);
+  void (*inspect_model)(const InspectCommand&, Session&);
+  void (*train)(const TrainCommand&, Session&);
+  void (*plug_in)(const PlugInCommand&, Session&);
+  void (*evaluate)(const EvaluateCommand&, Session&);
+  void (*compare)(const CompareCommand&, Session&);
+  void (*score)(const ScoreCommand&, Session&);
+  void (*generate)(const GenerateCommand&, Session&);
+};
+
+extern const ModelCommands gpt2_commands;
+
+/// The commands for the model that a folder holds.
+/// \throws offsite::ArgumentError if there is no such folder, or no family of ours reads it.
+[[nodiscard]] const ModelCommands& commands_for(const Path& folder);
+
+}  // namespace program
