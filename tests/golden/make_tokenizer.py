@@ -1,39 +1,44 @@
-"""Trains a small byte-level BPE and writes it with texts and the ids that Hugging Face's tokenizers library gives them.
+"""Trains a small byte-level BPE; writes it with texts and the ids that Hugging Face's tokenizers gives them.
 
     pip install tokenizers==0.23.3
     python tests/golden/make_tokenizer.py
 
-tests/golden/tokenizer/ then holds tokenizer.json, the same as vocab.json and merges.txt, and cases.json: variants, each a
-JSON merge patch (RFC 7396) of tokenizer.json with its own texts and ids.
+tests/golden/tokenizer/ then holds tokenizer.json, the same as vocab.json and merges.txt, and cases.json:
+variants, each a JSON merge patch (RFC 7396) of tokenizer.json with its own texts and ids.
 """
 
 import json
 import pathlib
 import random
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
-from tokenizers import decoders
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 FOLDER = pathlib.Path(__file__).resolve().parent / "tokenizer"
 END = "<|endoftext|>"
-SUBJECTS = "the miller|a small robot|every teacher|nobody|our neighbour|the 3rd engineer|someone's sister".split("|")
-VERBS = "paints|doesn't repair|we've counted|they'll measure|has forgotten|I'm carrying|you'd better open".split("|")
-OBJECTS = "the bridge|1234 apples|an old clock|the question|größere Häuser|книги и письма|水と空気|déjà vu".split("|")
+SUBJECTS = ["the miller", "a small robot", "every teacher", "nobody", "our neighbour", "the 3rd engineer",
+            "someone's sister"]
+VERBS = ["paints", "doesn't repair", "we've counted", "they'll measure", "has forgotten", "I'm carrying",
+         "you'd better open"]
+OBJECTS = ["the bridge", "1234 apples", "an old clock", "the question", "größere Häuser", "книги и письма",
+           "水と空気", "déjà vu"]
 ENDS = [".", "!", "?", "...", ";\n", ".\n\n", " -- ", ":\t", ", and then "]
-FRAGMENTS = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", " ", "  ", "   ", "\n", "\t", "\r\n", "\u00a0", "\u3000",
-             "\u2028", "\x85", "\x1c", "\x00", "1", "12", "½", "²", "Ⅷ", "٣", "é", "e\u0301", "中", "한", "🦙", "👩\u200d👩", "\ufeff",
+FRAGMENTS = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d", "'S", "'", " ", "  ", "   ", "\n", "\t", "\r\n",
+             "\u00a0", "\u3000", "\u2028", "\x85", "\x1c", "\x00", "1", "12", "½", "²", "Ⅷ", "٣", "é",
+             "e\u0301", "中", "한", "🦙", "👩\u200d👩", "\ufeff",
              "!", "--", "the", " the", "_", "Qz", "�", END, "<a>", "<b>", "<w>", "<a><b>", "é!"]
 
 
 def train():
     chance = random.Random(1)
-    text = ["".join(chance.choice(SUBJECTS) + " " + chance.choice(VERBS) + " " + chance.choice(OBJECTS) + chance.choice(ENDS)
-                    for _ in range(8)) for _ in range(400)]
+    sentences = [" ".join(chance.choice(part) for part in (SUBJECTS, VERBS, OBJECTS)) + chance.choice(ENDS)
+                 for _ in range(3200)]
+    text = ["".join(sentences[i : i + 8]) for i in range(0, len(sentences), 8)]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(text, trainers.BpeTrainer(
-        vocab_size=640, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+        vocab_size=500, special_tokens=[END], initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False))
     return tokenizer
 
 
@@ -60,7 +65,8 @@ def texts(chance, count):
             if kind < 0.6:
                 text += chance.choice(FRAGMENTS)
             elif kind < 0.7:
-                text += chr(chance.choice([chance.randrange(0x80, 0x3000), chance.randrange(0xE000, 0x32000)]))
+                low, high = chance.choice([(0x80, 0x3000), (0xE000, 0x32000)])
+                text += chr(chance.randrange(low, high))
             else:
                 text += chance.choice(SUBJECTS + VERBS + OBJECTS)[: chance.randrange(1, 16)]
         made.append(text)
@@ -97,15 +103,16 @@ def main():
         "fused unknown bytes": {"model": {"vocab": unused, "unk_token": "<unk>", "fuse_unk": True}},
         "added tokens": {"pre_tokenizer": {"add_prefix_space": True}, "added_tokens": [
             added(0, END, special=True), added(size, "<a>", lstrip=True), added(size + 1, "<b>", rstrip=True),
-            added(size + 2, "<w>", single_word=True), added(size + 3, "<a><b>"), added(size + 4, "é!", normalized=True),
-            added(size + 5, "  ", normalized=True), added(size + 6, "the", single_word=True, lstrip=True, rstrip=True)]},
+            added(size + 2, "<w>", single_word=True), added(size + 3, "<a><b>"),
+            added(size + 4, "é!", normalized=True), added(size + 5, "  ", normalized=True),
+            added(vocab["the"], "the", single_word=True, lstrip=True, rstrip=True)]},
     }
     cases = []
     for name, patch in variants.items():
         tokenizer = Tokenizer.from_str(json.dumps(patched(base, patch)))
         chosen = texts(chance, 120 if name in ("plain", "added tokens") else 45)
-        cases.append({"name": name, "patch": patch,
-                      "cases": [[text, tokenizer.encode(text, add_special_tokens=False).ids] for text in chosen]})
+        ids = [tokenizer.encode(text, add_special_tokens=False).ids for text in chosen]
+        cases.append({"name": name, "patch": patch, "cases": [list(pair) for pair in zip(chosen, ids)]})
     lines = ",\n".join(json.dumps(case, separators=(",", ":")) for case in cases)
     (FOLDER / "cases.json").write_text("[\n" + lines + "\n]\n")
 

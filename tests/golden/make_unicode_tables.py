@@ -1,7 +1,7 @@
-"""Writes include/offsite/data/unicode_tables.hpp: the character classes that Hugging Face's tokenizers library sees.
+"""Writes include/offsite/data/unicode_tables.hpp: the character classes that Hugging Face's tokenizers sees.
 
-Every code point is put to the library itself (its regular expressions for \\p{L}, \\p{N} and \\s, an added token with
-single_word for word characters), so that the tables follow the reference and not some edition of Unicode.
+Every code point is put to the library itself (its regular expressions for \\p{L}, \\p{N} and \\s, an added
+token with single_word for word characters): the tables follow the reference, not some edition of Unicode.
 
     pip install tokenizers==0.23.3
     python tests/golden/make_unicode_tables.py
@@ -38,7 +38,8 @@ def word_characters():
 
 
 def main():
-    letters, numbers, spaces, words = matching(r"\p{L}"), matching(r"\p{N}"), matching(r"\s"), word_characters()
+    letters, numbers, spaces = (matching(pattern) for pattern in (r"\p{L}", r"\p{N}", r"\s"))
+    words = word_characters()
     assert not (letters & numbers or letters & spaces or numbers & spaces)
 
     changes, kind = [], -1
@@ -51,7 +52,7 @@ def main():
 
     lines = [
         "#pragma once",
-        f"// Written by tests/golden/make_unicode_tables.py from tokenizers {tokenizers.__version__}; do not edit.",
+        f"// Written by tests/golden/make_unicode_tables.py (tokenizers {tokenizers.__version__}).",
         "#include <array>",
         "#include <cstdint>",
         "",
@@ -76,7 +77,7 @@ def main():
     lines += [line, "}};", "// clang-format on", "", "}  // namespace offsite::detail", ""]
     root = pathlib.Path(__file__).resolve().parents[2]
     (root / "include/offsite/data/unicode_tables.hpp").write_text("\n".join(lines))
-    print(f"{len(letters)} letters, {len(numbers)} numbers, {len(spaces)} spaces, {len(words)} word characters")
+    print(f"{len(letters)} letters, {len(numbers)} numbers, {len(spaces)} spaces, {len(words)} of words")
 
 
 if __name__ == "__main__":

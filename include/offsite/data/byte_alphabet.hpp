@@ -29,8 +29,8 @@ inline constexpr std::array<std::int16_t, 0x144> kByteOfChar = [] {
 
 }  // namespace detail
 
-/// The bytes that a token of a byte-level vocabulary stands for ("Ġthe" is " the"); nothing if one of its characters is
-/// not in GPT-2's byte alphabet, as in added tokens such as "   ".
+/// The bytes that a token of a byte-level vocabulary stands for ("Ġthe" is " the"); nothing if one of its
+/// characters is not in GPT-2's byte alphabet, as in added tokens such as "   ".
 [[nodiscard]] inline std::optional<std::string> bytes_of_token(std::string_view token) {
   std::string bytes;
   bytes.reserve(token.size());

@@ -24,25 +24,31 @@ struct ByteLevelBpeParts {
     std::string bytes;    ///< what the id decodes to
     bool learned = true;  ///< spelled in the byte alphabet: a word may become it
   };
-  std::vector<Token> tokens;             ///< by id
-  std::vector<BpeMerge> merges;          ///< by rank
-  std::array<std::int32_t, 256> bytes;   ///< id of each byte, -1 where the vocabulary has none
-  std::vector<AddedToken> added_tokens;  ///< looked for in the text
+  std::vector<Token> tokens = {};                    ///< by id
+  std::vector<BpeMerge> merges = {};                 ///< by rank
+  std::array<std::int32_t, 256> bytes = no_bytes();  ///< id of each byte, -1 where the vocabulary has none
+  std::vector<AddedToken> added_tokens = {};         ///< looked for in the text
 
-  bool add_prefix_space = false;  ///< a text that does not begin with a space gets one
-  bool split_words = true;        ///< by GPT-2's pattern; else a text is one word
-  bool ignore_merges = false;     ///< a word that is a token becomes it, whatever the merges say
-  bool fuse_unknown = false;      ///< neighbouring bytes without an id become one `unknown`
-  std::optional<std::int32_t>
-      unknown;  ///< stands for a byte without an id; without it such bytes are left out
-  std::optional<std::int32_t> bos, eos;
+  bool add_prefix_space = false;             ///< a text that does not begin with a space gets one
+  bool split_words = true;                   ///< by GPT-2's pattern; else a text is one word
+  bool ignore_merges = false;                ///< a word that is a token becomes it, whatever the merges say
+  bool fuse_unknown = false;                 ///< neighbouring bytes without an id become one `unknown`
+  std::optional<std::int32_t> unknown = {};  ///< for bytes without an id; if unset, such bytes are left out
+  std::optional<std::int32_t> bos = {}, eos = {};
   bool adds_bos = false;
+
+  static constexpr std::array<std::int32_t, 256> no_bytes() {
+    std::array<std::int32_t, 256> ids{};
+    ids.fill(-1);
+    return ids;
+  }
 };
 
-/// GPT-2's tokenizer: splits text into words and merges the bytes of each into tokens. Equal to Hugging Face's.
+/// GPT-2's tokenizer: splits text into words and merges the bytes of each into tokens. Equal to Hugging
+/// Face's.
 ///
-/// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.2. Holds no cache and changes
-/// nothing after its construction: any number of threads may encode at once.
+/// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), section 2.2. Holds no cache
+/// and changes nothing after its construction: any number of threads may encode at once.
 class ByteLevelBpe {
  public:
   /// \throws ArgumentError if a part names an id that is not one of `parts.tokens`.

@@ -71,7 +71,8 @@ inline std::optional<std::string> read_special(const nlohmann::json& from, std::
   return content.get<std::string>();
 }
 
-/// Adds the tokens that tokenizer_config.json and added_tokens.json give an id; they are not looked for in text.
+/// Adds the tokens that tokenizer_config.json and added_tokens.json give an id; they are not looked for in
+/// text.
 inline void add_noted_tokens(const TokenizerNotes& notes, VocabularyReader& vocabulary) {
   const std::string config_file = notes.path_of("tokenizer_config.json");
   const nlohmann::json& decoder = field_of(notes.tokenizer_config, "added_tokens_decoder");
@@ -118,13 +119,14 @@ inline std::optional<std::int32_t> special_id(std::string_view name, const Token
 
 }  // namespace detail
 
-/// Reads the tokenizer of a model folder, chosen by the files that are there: tokenizer.json, else vocab.json with
-/// merges.txt, else encoder.json with vocab.bpe.
+/// Reads the tokenizer of a model folder, chosen by the files that are there: tokenizer.json, else vocab.json
+/// with merges.txt, else encoder.json with vocab.bpe.
 ///
-/// Special tokens are found in text only if tokenizer.json lists them in `added_tokens`. Begin and end token are those
-/// of tokenizer_config.json, else special_tokens_map.json, else config.json, else "<|endoftext|>" if there is one.
-/// \throws ArgumentError if the folder holds no tokenizer, ProtocolError naming file and field if it is broken or of a
-/// kind that is not supported.
+/// Special tokens are found in text only if tokenizer.json lists them in `added_tokens`. Begin and end token
+/// are those of tokenizer_config.json, else special_tokens_map.json, else config.json, else "<|endoftext|>"
+/// if there is one.
+/// \throws ArgumentError if the folder holds no tokenizer, ProtocolError naming file and field if it is
+/// broken or of a kind that is not supported.
 [[nodiscard]] inline ByteLevelBpe load_tokenizer(const std::filesystem::path& folder) {
   const auto has = [&](std::string_view name) { return std::filesystem::exists(folder / name); };
   require(std::filesystem::is_directory(folder), "cannot read a tokenizer from {}: there is no such folder",

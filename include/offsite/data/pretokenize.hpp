@@ -21,8 +21,9 @@ constexpr std::size_t contraction_bytes(std::string_view text) {
 /// Where the word that begins at byte `begin` < `text.size()` ends in GPT-2's split of `text`:
 /// `'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+`.
 ///
-/// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), encoder.py. Every word is a valid match
-/// of the expression at `begin`, so the words of a text are found one after the other, in linear time altogether.
+/// Radford et al., "Language Models are Unsupervised Multitask Learners" (2019), encoder.py. Every word is a
+/// valid match of the expression at `begin`, so the words of a text are found one after the other, in linear
+/// time altogether.
 [[nodiscard]] inline std::size_t gpt2_word_end(std::string_view text, std::size_t begin) {
   if (const std::size_t bytes = detail::contraction_bytes(text.substr(begin))) return begin + bytes;
   const ClassedChar first = classed_char(text, begin);
@@ -34,7 +35,8 @@ constexpr std::size_t contraction_bytes(std::string_view text) {
       return end_of_run(text, begin + 1 + next.bytes, next.char_class);
   }
 
-  // White space leaves its last character to the word that follows, unless the text ends or it is the only one.
+  // White space leaves its last character to the word that follows, unless the text ends or it is the only
+  // one.
   std::size_t last = begin;
   std::size_t end = begin + first.bytes;
   while (end < text.size()) {

@@ -46,8 +46,8 @@ concept NamesSpecialIds = requires(const T& tokenizer) {
 ///   `t.eos_id()`             id of the end-of-text token, if the files name one
 ///   `t.adds_bos()`           whether the files say that a begin token is put before a text
 ///
-/// Semantic requirements: `encode` may be called from several threads at once; a tokenizer whose vocabulary holds every
-/// byte gives `decode(encode(text)) == text` for any bytes, also for those that are no UTF-8.
+/// Semantic requirements: `encode` may be called from several threads at once; a tokenizer whose vocabulary
+/// holds every byte gives `decode(encode(text)) == text` for any bytes, also for those that are no UTF-8.
 template <class T>
 concept Tokenizer = detail::EncodesText<T> && detail::DecodesIds<T> && detail::CountsVocabulary<T> &&
     detail::NamesSpecialIds<T>;

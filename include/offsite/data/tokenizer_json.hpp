@@ -35,7 +35,8 @@ inline std::optional<bool> read_flag(const nlohmann::json& from, std::string_vie
   return value.get<bool>();
 }
 
-/// The steps of a tokenizer.json component: those of a Sequence, which its `key` lists, or the component itself.
+/// The steps of a tokenizer.json component: those of a Sequence, which its `key` lists, or the component
+/// itself.
 inline std::vector<nlohmann::json> steps_of(const nlohmann::json& component, std::string_view key) {
   if (component.is_null()) return {};
   if (field_of(component, "type") != "Sequence") return {component};

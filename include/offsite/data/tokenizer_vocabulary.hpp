@@ -1,18 +1,20 @@
 #pragma once
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <filesystem>
 #include <limits>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <utility>
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/utf8.hpp"
 #include "offsite/data/byte_alphabet.hpp"
 #include "offsite/data/byte_level_bpe.hpp"
+#include "offsite/data/word_table.hpp"
 #include "offsite/io/mapped_file.hpp"
 
 namespace offsite::detail {
@@ -48,10 +50,9 @@ class VocabularyReader {
     ids_.reserve(vocabulary.size());
     for (const auto& [token, id] : vocabulary.items())
       ids_.emplace(token, read_token_id(id, file_, excerpt(token)));
-    learned_ = ids_;
   }
 
-  /// Adds a token that is no product of merges, or finds that it is there.
+  /// Adds a token that is no product of merges, or finds that it is there. Comes after the merges.
   /// \throws ProtocolError if the vocabulary gives it another id.
   void add(const std::string& token, std::int32_t id, std::string_view file) {
     require<ProtocolError>(!token.empty(), "{}: the added token with the id {} has no text", file, id);
@@ -65,14 +66,14 @@ class VocabularyReader {
   /// \throws ProtocolError if the two or what they make are not in the vocabulary.
   void add_merge(std::string_view left, std::string_view right, std::string_view file, std::string_view unit,
                  std::size_t number) {
-    const auto id_of = [&](const std::string& token) {
-      const auto found = learned_.find(token);
-      require<ProtocolError>(found != learned_.end(), "{}: {} {}: {} is not in the vocabulary of {}", file,
-                             unit, number, excerpt(token), file_);
+    const auto id_of = [&](std::string_view token) {
+      const auto found = ids_.find(token);
+      require<ProtocolError>(found != ids_.end(), "{}: {} {}: {} is not in the vocabulary of {}", file, unit,
+                             number, excerpt(token), file_);
       return found->second;
     };
     const std::string both = std::string(left) + std::string(right);
-    parts_.merges.push_back({id_of(std::string(left)), id_of(std::string(right)), id_of(both)});
+    parts_.merges.push_back({id_of(left), id_of(right), id_of(both)});
   }
 
   /// The next merge rule, written with one blank between the two.
@@ -85,7 +86,7 @@ class VocabularyReader {
     add_merge(rule.substr(0, blank), rule.substr(blank + 1), file, unit, number);
   }
 
-  [[nodiscard]] std::optional<std::int32_t> find(const std::string& token) const {
+  [[nodiscard]] std::optional<std::int32_t> find(std::string_view token) const {
     const auto found = ids_.find(token);
     if (found == ids_.end()) return {};
     return found->second;
@@ -125,7 +126,7 @@ class VocabularyReader {
   }
 
   std::string file_;  // where the vocabulary stands
-  std::unordered_map<std::string, std::int32_t> ids_, learned_, specials_;
+  StringMap ids_, specials_;
   ByteLevelBpeParts parts_;
 };
 

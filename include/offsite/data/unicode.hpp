@@ -55,8 +55,8 @@ inline constexpr std::array<CharClass, 128> kAsciiClasses = [] {
   return (detail::kinds_of_code_points()[code_point] & 4) != 0;
 }
 
-/// The character at byte `at` < `text.size()`. A byte that begins no valid UTF-8 is a character of its own, neither
-/// letter, number nor space, so that any bytes can be split and put together again.
+/// The character at byte `at` < `text.size()`. A byte that begins no valid UTF-8 is a character of its own,
+/// neither letter, number nor space, so that any bytes can be split and put together again.
 [[nodiscard]] inline ClassedChar classed_char(std::string_view text, std::size_t at) {
   const auto byte = static_cast<unsigned char>(text[at]);
   if (byte < 0x80) return {detail::kAsciiClasses[byte], 1};

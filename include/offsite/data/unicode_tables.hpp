@@ -1,5 +1,5 @@
 #pragma once
-// Written by tests/golden/make_unicode_tables.py from tokenizers 0.23.3; do not edit.
+// Written by tests/golden/make_unicode_tables.py (tokenizers 0.23.3).
 #include <array>
 #include <cstdint>
 

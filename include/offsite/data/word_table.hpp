@@ -11,6 +11,13 @@
 
 namespace offsite::detail {
 
+/// Hashes a string or a view of one alike, so that a map of strings finds views without a copy.
+struct StringHash : std::hash<std::string_view> {
+  using is_transparent = void;
+};
+
+using StringMap = std::unordered_map<std::string, std::int32_t, StringHash, std::equal_to<>>;
+
 /// Ids of whole words. Words up to 16 bytes, nearly all there are, are compared as two integers.
 class WordTable {
  public:
@@ -48,10 +55,6 @@ class WordTable {
     std::int32_t id = -1;
     std::uint32_t bytes = 0;  // 0: free
   };
-  struct Hash : std::hash<std::string_view> {
-    using is_transparent = void;
-  };
-
   template <class Integer>
   static std::uint64_t load(const char* from) {
     Integer value;
@@ -82,7 +85,7 @@ class WordTable {
 
   std::vector<Slot> slots_;  // open addressing, at most half full
   int shift_;                // 64 - log2(slots)
-  std::unordered_map<std::string, std::int32_t, Hash, std::equal_to<>> long_words_;
+  StringMap long_words_;
 };
 
 }  // namespace offsite::detail
