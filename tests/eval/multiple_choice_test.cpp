@@ -120,6 +120,10 @@ TEST_CASE("score_questions: a shared prefix is computed once, an unshared one in
   CHECK(rows_of(all[5], true).sequences.count() ==
         1);  // single-token choices: the prompt predicts all of them
   CHECK(rows_of(all[5], true).rows.numel() == 1);
+  auto twice = all[0];
+  twice.choices[3] = twice.choices[1];  // of equal choices the first is computed
+  CHECK(rows_of(twice, true).sequences.rows() == 5 + 1 + 2 + 0);
+  CHECK(rows_of(twice, false).targets.size() == 6);
   CHECK(rows_of(all[3], true).sequences.parents.empty());  // one choice shares with nobody
 }
 
