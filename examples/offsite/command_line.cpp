@@ -6,6 +6,7 @@
 namespace program {
 
 void add_common(CLI::App& app, CommonArguments& common) {
+  app.footer("");  // the program's own help says it once
   app.add_option("--json", common.json, "write all results to this file, machine-readable")
       ->type_name("FILE");
   app.add_option("--seed", common.seed, "fixes order and dropout masks")

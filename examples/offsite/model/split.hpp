@@ -14,7 +14,7 @@ inline std::optional<Dtype> file_dtype(const std::string& dtype) {
 }
 
 inline void put_disclosure(nlohmann::json& json, const DisclosureReport& report) {
-  for (const auto& [name, value] : report.to_json().items()) json[name] = value;
+  json.update(report.to_json());
 }
 
 /// Cuts a model and writes the offer, unless the disclosure policy refuses it.
