@@ -58,8 +58,7 @@ concept EmbedsAndScores = requires(N& net, const at::Tensor& t) {
 ///                                (B, T, C) -> (B, T, C)
 ///   `net.embed(ids, positions)`  packed rows: (N) int64, (N) int64 -> (N, C)
 ///   `net.logits(h)`              final norm and head of any rows: (M, C) -> (M, V)
-///   `N::kBlocks`                 the list's name within the module, as "blocks" or "decoder.layers"; where it
-///                                is missing, "blocks"
+///   `N::kBlocks`                 the list's name within the module, as "decoder.layers"; if missing, "blocks"
 ///
 /// Semantic requirement: a block treats the sequences of a batch apart and keeps nothing between calls.
 template <class N>
@@ -101,8 +100,8 @@ void visit_module(torch::nn::Module& module, const Wanted& wanted, F&& f) {
   }
 }
 
-/// Makes all parameters of `fresh` share the data of those of `from`, in evaluation mode and without gradients;
-/// buffers are copied, since a module may write to them.
+/// Makes all parameters of `fresh` share the data of those of `from`, in evaluation mode and without
+/// gradients; buffers are copied, since a module may write to them.
 /// \throws ArgumentError unless `fresh` is another module of the same parameters and buffers, tied alike.
 inline void share_parameters(const torch::nn::Module& from, torch::nn::Module& fresh) {
   const c10::NoGradGuard no_grad;
@@ -168,22 +167,23 @@ at::Tensor run_packed(Block& block, const at::Tensor& h, const Sequences& s) {
 /// A torch::nn module as a model, with value semantics: every copy has a module of its own, and copies share
 /// their parameters' memory until one is assigned to. The module it was made from is never changed.
 ///
-/// It runs in evaluation mode through autograd, so dropout must be in the model's own hands: the trainer's dropout
-/// rates do not reach it. Of several copies each may be used in a thread of its own.
+/// It runs in evaluation mode through autograd, so dropout must be in the model's own hands: the trainer's
+/// dropout rates do not reach it. Of several copies each may be used in a thread of its own.
 template <TorchNet Net>
 class TorchModule {
  public:
   using Make = std::function<std::shared_ptr<Net>()>;
 
-  /// For a net that can be cloned: copies are made by `Cloneable::clone`, which for a moment copies all memory.
+  /// For a net that can be cloned: copies are made by `Cloneable::clone`, which for a moment copies all
+  /// memory.
   /// \throws ArgumentError as below, or if cloning unties parameters.
   explicit TorchModule(const std::shared_ptr<Net>& net) requires std::derived_from<
       Net, torch::nn::Cloneable<Net>>  // not cloneable? give a function that makes a new one
       : TorchModule(net, Make{}) {}
 
   /// For any net. \param make  returns a new module of the same architecture; its values do not matter
-  /// \throws ArgumentError if the net has no such list, the list is empty or holds another type, a block shares a
-  /// parameter with another one or with the rest, or `make` makes something else.
+  /// \throws ArgumentError if the net has no such list, the list is empty or holds another type, a block
+  /// shares a parameter with another one or with the rest, or `make` makes something else.
   TorchModule(const std::shared_ptr<Net>& net, Make make) : make_(std::move(make)) {
     require(net != nullptr, "a model was to be made of a null module");
     places_.resize(blocks_of(*net).size());
