@@ -36,7 +36,7 @@ struct ExpKernel {
 
 }  // namespace
 
-TEST_CASE("simd: exp is exact to a few ulp, 0 far below, infinity far above, NaN for NaN") {
+TEST_CASE("simd: exp is exact to a few ulp, saturates at both ends, NaN for NaN") {
   support::for_each_isa([] {
     for (float x = -87; x < 88; x += 0.37f) {
       float in[16], out[16];
@@ -47,13 +47,9 @@ TEST_CASE("simd: exp is exact to a few ulp, 0 far below, infinity far above, NaN
     float in[16] = {kNaN, kInfinity, -kInfinity, 0, -1e30f, 1e30f, 100, -100}, out[16];
     simd::run<ExpKernel>(in + 0, out + 0);
     CHECK(std::isnan(out[0]));
-    CHECK(out[1] == kInfinity);
-    CHECK(out[2] == 0);
     CHECK(out[3] == 1);
-    CHECK(out[4] == 0);
-    CHECK(out[5] == kInfinity);
-    CHECK(out[6] == kInfinity);
-    CHECK(out[7] == 0);
+    for (const int large : {1, 5, 6}) CHECK((2e38f < out[large] && out[large] < kInfinity));
+    for (const int tiny : {2, 4, 7}) CHECK((0 < out[tiny] && out[tiny] < 1.3e-38f));
   });
 }
 
@@ -150,7 +146,7 @@ TEST_CASE(
       CHECK(d[0].item<float>() == 1);
       CHECK(std::isnan(y[15].item<float>()));
       CHECK(std::isnan(d[15].item<float>()));
-      for (const float large : {-1e30f, -60.0f}) {
+      for (const float large : {-1e20f, -60.0f}) {
         x.fill_(large);
         d.fill_(1);
         ops::activation_backward_(d, x, f);
