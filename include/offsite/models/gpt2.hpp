@@ -81,6 +81,9 @@ struct Gpt2 {
     return name.ends_with(".attn.bias") || name.ends_with(".attn.masked_bias");
   }
 
+  /// Whether weight decay applies to a shared parameter: to an untied head, never to embeddings and norms.
+  [[nodiscard]] static bool decays(std::string_view name) { return name == kTiedKey; }
+
   /// A model of the blocks `numbers` of the full one; `source(full_name, shape)` gives each parameter once.
   /// \throws ArgumentError if a number is no block of the full model; ProtocolError for a tensor of another
   /// shape.
