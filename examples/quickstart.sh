@@ -13,12 +13,14 @@ if [ -z "${OFFSITE_PROGRAM:-}" ]; then
   build_with_ninja build-release --quiet examples/offsite || fail "the build failed"
 fi
 
+# Threads that wait sleep: on a machine that others use, spinning ones would wait for each other.
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 world=$PWD/examples/data/world
 run=${OFFSITE_RUN:-$PWD/build-release/quickstart}  # where the offer, the update and the new model go
 
 # How the small model is cut and tuned.
-bottom=1 emulator=4 top=2
-training=(--learning-rate 1e-3 --num-epochs 3 --batch-size 16)
+bottom=1 emulator=4 top=1
+training=(--learning-rate 3e-4 --num-epochs 3 --batch-size 16 --dtype float32)
 full_learning_rate=3e-4
 
 # The run itself: owner and client as processes of their own, then all five rows side by side.

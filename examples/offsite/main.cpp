@@ -9,6 +9,7 @@
 #include "offsite/command_line.hpp"
 #include "offsite/config_file.hpp"
 #include "offsite/core/error.hpp"
+#include "offsite/core/version.hpp"
 
 namespace {
 
@@ -26,7 +27,7 @@ int run(std::vector<std::string> words) {
   CLI::App app(
       "Offsite-Tuning: a model's owner and a data's owner improve the model, and neither hands theirs over.",
       "offsite");
-  app.set_version_flag("--version", OFFSITE_VERSION);
+  app.set_version_flag("--version", std::string(offsite::kVersion));
   app.require_subcommand(1);
   app.footer(
       "Each subcommand has its own --help. Results go to standard output, all else to standard error;\n"

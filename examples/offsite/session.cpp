@@ -11,6 +11,7 @@
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/process.hpp"
+#include "offsite/core/version.hpp"
 #include "offsite/io/json.hpp"
 
 namespace program {
@@ -53,7 +54,7 @@ void Session::say(const std::string& text) const {
 void Session::finish() {
   if (common_.json.empty()) return;
   results["command"] = command_;
-  results["version"] = OFFSITE_VERSION;
+  results["version"] = offsite::kVersion;
   results["seed"] = common_.seed;
   results["dtype"] = dtype_;
   results["device"] = "cpu";

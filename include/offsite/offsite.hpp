@@ -24,6 +24,7 @@
 #include "offsite/core/tensor_view.hpp"
 #include "offsite/core/tensors.hpp"
 #include "offsite/core/utf8.hpp"
+#include "offsite/core/version.hpp"
 
 #include "offsite/data/added_tokens.hpp"
 #include "offsite/data/any_task.hpp"

@@ -174,7 +174,9 @@ TEST_CASE(
   const auto valid = valid_files();
   RandomStream random(derive_key(7, 1));
   int loaded = 0, refused = 0;
-  for (int i = 0; i < 10000; ++i) {
+  const char* nightly = std::getenv("OFFSITE_NIGHTLY");
+  const int count = nightly != nullptr && *nightly == '1' ? 1'000'000 : 10'000;
+  for (int i = 0; i < count; ++i) {
     const auto file = mutated(valid[static_cast<std::size_t>(i) % valid.size()], random);
     target.write(file);
     largest_allocation = 0;
