@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from harness import PROGRAM, main, make_model, offsite, questions, refuses, tensors, test, tree, write_rows, write_tensors
+from harness import PROGRAM, ROOT, Skip, main, make_model, offsite, questions, refuses, tensors, test, tree, write_rows, write_tensors
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 
@@ -97,6 +97,37 @@ def pickle_only(folder):
     model = make_model(folder / "model")
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     refuses("split", "--model", model, *SPLIT, "--out", folder / "out", status=2, says="convert_checkpoint.py")
+
+
+@test
+def converted(folder):
+    """convert_checkpoint.py makes the same weights of a pickle file, and refuses one that is more than tensors"""
+    python = next((p for p in (str(ROOT / ".venv/bin/python"), "python3")
+                   if shutil.which(p) and subprocess.run([p, "-c", "import torch"], capture_output=True).returncode == 0), None)
+    if python is None:
+        raise Skip("needs a Python that has torch")
+    model = make_model(folder / "model")
+    before = tensors(model / "model.safetensors")
+    script = f"""
+import sys, torch
+sys.path.insert(0, {str(ROOT / "tests/program")!r})
+from harness import tensors
+state = {{name: torch.frombuffer(bytearray(data), dtype=torch.float32).reshape(shape)
+         for name, (dtype, shape, data) in tensors({str(model / "model.safetensors")!r}).items()}}
+torch.save(state, {str(model / "pytorch_model.bin")!r})
+"""
+    subprocess.run([python, "-c", script], check=True)
+    (model / "model.safetensors").unlink()
+    convert = [python, str(ROOT / "examples/convert_checkpoint.py"), str(model)]
+    subprocess.run(convert, check=True, capture_output=True)
+    assert tensors(model / "model.safetensors") == before
+    offsite("split", "--model", model, *SPLIT, "--out", folder / "offer")
+
+    (model / "model.safetensors").unlink()
+    evil = "import torch, os; torch.save({'a': os.system}, %r)" % str(model / "pytorch_model.bin")
+    subprocess.run([python, "-c", evil], check=True)
+    refused = subprocess.run(convert, capture_output=True, text=True)
+    assert refused.returncode != 0 and not (model / "model.safetensors").exists(), refused
 
 
 @test
