@@ -1,7 +1,9 @@
 #include <c10/util/Exception.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <string>
 #include <vector>
@@ -18,6 +20,15 @@ constexpr int kWrongUse = 2, kFailure = 1;
 int fail(const std::string& message, int status) {
   std::fprintf(stderr, "error: %s\n", message.c_str());
   return status;
+}
+
+/// Lets waiting threads of OpenMP sleep after some microseconds instead of spinning for milliseconds: on a machine that
+/// others use too, a spinning thread keeps the one that it waits for from running, and training slows down a hundredfold.
+/// OpenMP reads this when it is loaded, before main, so the program starts itself again. The user's own setting wins.
+void sleep_soon_when_waiting(char** argv) {
+  if (std::getenv("OMP_WAIT_POLICY") != nullptr || std::getenv("GOMP_SPINCOUNT") != nullptr) return;
+  if (setenv("GOMP_SPINCOUNT", "2000", 1) == 0)
+    execv("/proc/self/exe", argv);  // if it fails, all goes on as it is
 }
 
 /// The first line of a text: LibTorch's messages go on with a stack.
@@ -65,6 +76,7 @@ int run(std::vector<std::string> words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  sleep_soon_when_waiting(argv);
   try {
     return run({argv + 1, argv + argc});
   } catch (const c10::Error& error) {
