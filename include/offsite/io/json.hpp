@@ -1,12 +1,19 @@
 #pragma once
+#include <rapidjson/error/en.h>
+#include <rapidjson/memorystream.h>
+#include <rapidjson/reader.h>
+
 #include <cstddef>
+#include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
+#include <utility>
+#include <vector>
 
 #include "offsite/core/error.hpp"
 #include "offsite/io/atomic_file.hpp"
+#include "offsite/io/json_value.hpp"
 #include "offsite/io/mapped_file.hpp"
 
 namespace offsite {
@@ -16,67 +23,98 @@ namespace detail {
 /// Arrays and objects within each other that a file may open; far above any real file's.
 inline constexpr std::size_t kJsonDepth = 128;
 
-/// Whether `text` stays within kJsonDepth, seen before a parser builds anything. Brackets in strings do not
-/// count.
-[[nodiscard]] inline bool json_is_shallow(std::string_view text) {
-  std::size_t depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;  // whatever it escapes, it does not end the string
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      if (++depth > kJsonDepth) return false;
-    } else if ((c == ']' || c == '}') && depth > 0) {
-      --depth;
-    }
+/// Builds a Json from the events of RapidJSON's reader; false ends the reading (at too great a depth).
+class JsonBuilder {
+ public:
+  bool Null() { return add(nullptr); }
+  bool Bool(bool value) { return add(value); }
+  bool Int(int value) { return add(value); }
+  bool Uint(unsigned value) { return add(value); }
+  bool Int64(std::int64_t value) { return add(value); }
+  bool Uint64(std::uint64_t value) { return add(value); }
+  bool Double(double value) { return add(value); }
+  bool String(const char* text, unsigned bytes, bool) { return add(std::string(text, bytes)); }
+  bool RawNumber(const char*, unsigned, bool) { return false; }  // is not asked for
+  bool StartObject() { return open(); }
+  bool Key(const char* text, unsigned bytes, bool) {
+    keys_.emplace_back(text, bytes);
+    return true;
   }
-  return true;
-}
+  bool EndObject(unsigned) {
+    auto values = close();
+    std::vector<Json::Member> members;
+    members.reserve(values.size());
+    auto key = keys_.end() - static_cast<std::ptrdiff_t>(values.size());
+    for (auto& value : values) members.emplace_back(std::move(*key++), std::move(value));
+    keys_.resize(keys_.size() - values.size());
+    return add(Json::object(std::move(members)));
+  }
+  bool StartArray() { return open(); }
+  bool EndArray(unsigned) { return add(close()); }
 
-/// The library's words without its error number, cut where it quotes a long stretch of the file.
-[[nodiscard]] inline std::string json_reason(std::string_view what) {
-  constexpr std::size_t kLongest = 300;
-  if (const auto end = what.find("] "); what.starts_with("[json") && end != what.npos)
-    what.remove_prefix(end + 2);
-  return std::string(what.substr(0, kLongest)) + (what.size() > kLongest ? "..." : "");
-}
+  [[nodiscard]] bool too_deep() const { return levels_.size() > kJsonDepth; }
+  [[nodiscard]] Json take() { return std::move(root_); }
+
+ private:
+  bool open() {
+    levels_.emplace_back();
+    return !too_deep();
+  }
+  Json::Array close() {
+    auto values = std::move(levels_.back());
+    levels_.pop_back();
+    return values;
+  }
+  bool add(Json value) {
+    if (levels_.empty()) {
+      root_ = std::move(value);
+    } else {
+      levels_.back().push_back(std::move(value));
+    }
+    return true;
+  }
+
+  Json root_;
+  std::vector<Json::Array> levels_;  // values of the arrays and objects that are open
+  std::vector<std::string> keys_;    // of the members of all open objects
+};
 
 }  // namespace detail
 
 /// Parses one JSON value; `what` names the text in messages. A key that occurs twice keeps its last value.
 /// \throws ProtocolError if the text is not JSON in UTF-8 or nests deeper than 128.
-template <class Json = nlohmann::json>
-[[nodiscard]] Json parse_json(std::string_view text, std::string_view what) {
-  require<ProtocolError>(detail::json_is_shallow(text), "{} is refused: it nests deeper than {} levels", what,
+[[nodiscard]] inline Json parse_json(std::string_view text, std::string_view what) {
+  constexpr unsigned kFlags = rapidjson::kParseFullPrecisionFlag | rapidjson::kParseValidateEncodingFlag |
+                              rapidjson::kParseIterativeFlag;
+  rapidjson::MemoryStream stream(text.data(), text.size());
+  rapidjson::Reader reader;
+  detail::JsonBuilder builder;
+  const auto result = reader.Parse<kFlags>(stream, builder);
+  require<ProtocolError>(!builder.too_deep(), "{} is refused: it nests deeper than {} levels", what,
                          detail::kJsonDepth);
-  try {
-    return Json::parse(text.begin(), text.end());
-  } catch (const nlohmann::json::exception& error) {
-    throw ProtocolError(fmt::format("{} is not valid JSON: {}", what, detail::json_reason(error.what())));
-  }
+  require<ProtocolError>(!result.IsError(), "{} is not valid JSON: {} (at byte {})", what,
+                         rapidjson::GetParseError_En(result.Code()), result.Offset());
+  // The reader takes a zero byte for the text's end.
+  require<ProtocolError>(stream.Tell() == text.size(), "{} is not valid JSON: a zero byte stands at byte {}", what,
+                         stream.Tell());
+  return builder.take();
 }
 
 /// Reads a file of one JSON value.
 /// \throws ArgumentError if it cannot be read, ProtocolError naming it if it is not JSON.
-template <class Json = nlohmann::json>
-[[nodiscard]] Json read_json(const std::filesystem::path& path) {
+[[nodiscard]] inline Json read_json(const std::filesystem::path& path) {
   const MappedFile file(path);
-  return parse_json<Json>(file.text(), path.string());
+  return parse_json(file.text(), path.string());
 }
 
 /// Writes `value` indented by two blanks, all or nothing (see `write_file_atomically`).
 /// \throws ArgumentError if a text in it is not UTF-8, or the file cannot be written.
-template <class Json>
-void write_json(const std::filesystem::path& path, const Json& value) {
+inline void write_json(const std::filesystem::path& path, const Json& value) {
   std::string text;
   try {
     text = value.dump(2);
-  } catch (const nlohmann::json::exception& error) {
-    throw ArgumentError(fmt::format("cannot write {}: {}", path.string(), detail::json_reason(error.what())));
+  } catch (const ArgumentError& error) {
+    throw ArgumentError(fmt::format("cannot write {}: {}", path.string(), error.what()));
   }
   write_text_atomically(path, text + "\n");
 }
