@@ -3,16 +3,13 @@
 
 #include "offsite/adapters/adapter_policy.hpp"
 #include "offsite/adapters/whole_blocks.hpp"
-
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/aggregation/any_aggregation.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
-
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/blocks/cast.hpp"
 #include "offsite/blocks/run_blocks.hpp"
 #include "offsite/blocks/visit_parameters.hpp"
-
 #include "offsite/core/dropout.hpp"
 #include "offsite/core/dtype.hpp"
 #include "offsite/core/error.hpp"
@@ -25,7 +22,6 @@
 #include "offsite/core/tensors.hpp"
 #include "offsite/core/utf8.hpp"
 #include "offsite/core/version.hpp"
-
 #include "offsite/data/added_tokens.hpp"
 #include "offsite/data/any_task.hpp"
 #include "offsite/data/batching.hpp"
@@ -53,14 +49,12 @@
 #include "offsite/data/unicode.hpp"
 #include "offsite/data/unicode_tables.hpp"
 #include "offsite/data/word_table.hpp"
-
 #include "offsite/emulator/any_drop.hpp"
 #include "offsite/emulator/disclosure.hpp"
 #include "offsite/emulator/explicit_drop.hpp"
 #include "offsite/emulator/layer_drop.hpp"
 #include "offsite/emulator/split_plan.hpp"
 #include "offsite/emulator/uniform_drop.hpp"
-
 #include "offsite/eval/comparison.hpp"
 #include "offsite/eval/evaluation_options.hpp"
 #include "offsite/eval/generate.hpp"
@@ -70,11 +64,11 @@
 #include "offsite/eval/row_packer.hpp"
 #include "offsite/eval/scores.hpp"
 #include "offsite/eval/token_scores.hpp"
-
 #include "offsite/io/atomic_file.hpp"
 #include "offsite/io/checkpoint_folder.hpp"
 #include "offsite/io/hostile_object.hpp"
 #include "offsite/io/json.hpp"
+#include "offsite/io/json_value.hpp"
 #include "offsite/io/mapped_file.hpp"
 #include "offsite/io/model_files.hpp"
 #include "offsite/io/model_folder.hpp"
@@ -84,12 +78,11 @@
 #include "offsite/io/split_specification.hpp"
 #include "offsite/io/staged_folder.hpp"
 #include "offsite/io/update_folder.hpp"
-
 #include "offsite/models/causal_lm.hpp"
 #include "offsite/models/checkpoint_model.hpp"
+#include "offsite/models/config_fields.hpp"
 #include "offsite/models/gpt2.hpp"
 #include "offsite/models/gpt2_config.hpp"
-
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/attention.hpp"
@@ -100,12 +93,10 @@
 #include "offsite/ops/linear.hpp"
 #include "offsite/ops/norm.hpp"
 #include "offsite/ops/simd.hpp"
-
 #include "offsite/report/json_lines.hpp"
 #include "offsite/report/progress.hpp"
 #include "offsite/report/progress_line.hpp"
 #include "offsite/report/table.hpp"
-
 #include "offsite/trainer/block_tape.hpp"
 #include "offsite/trainer/client.hpp"
 #include "offsite/trainer/events.hpp"

@@ -2,7 +2,6 @@
 #include <array>
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -38,9 +37,9 @@ inline constexpr std::array<std::string_view, 8> kTokenizerFiles{"tokenizer.json
 namespace detail {
 
 /// The JSON object in `folder / name`; null if there is no such file.
-inline nlohmann::json read_optional_json(const std::filesystem::path& folder, std::string_view name) {
+inline Json read_optional_json(const std::filesystem::path& folder, std::string_view name) {
   if (!std::filesystem::exists(folder / name)) return nullptr;
-  nlohmann::json read = read_json(folder / name);
+  Json read = read_json(folder / name);
   require<ProtocolError>(read.is_object(), "{} is not a JSON object", (folder / name).string());
   return read;
 }
@@ -48,7 +47,7 @@ inline nlohmann::json read_optional_json(const std::filesystem::path& folder, st
 /// What a folder says about its tokenizer beside vocabulary and merges.
 struct TokenizerNotes {
   std::filesystem::path folder;
-  nlohmann::json tokenizer_config, special_tokens_map, added_tokens, config;
+  Json tokenizer_config, special_tokens_map, added_tokens, config;
 
   explicit TokenizerNotes(std::filesystem::path in)
       : folder(std::move(in)),
@@ -61,11 +60,11 @@ struct TokenizerNotes {
 };
 
 /// A special token's text: a string, or an object that holds it as `content`. Nothing if absent or null.
-inline std::optional<std::string> read_special(const nlohmann::json& from, std::string_view key,
+inline std::optional<std::string> read_special(const Json& from, std::string_view key,
                                                const std::string& file) {
-  const nlohmann::json& value = field_of(from, key);
+  const Json& value = field_of(from, key);
   if (value.is_null()) return {};
-  const nlohmann::json& content = value.is_object() ? field_of(value, "content") : value;
+  const Json& content = value.is_object() ? field_of(value, "content") : value;
   require<ProtocolError>(content.is_string(), "{}: {} is neither a text nor an object with content", file,
                          key);
   return content.get<std::string>();
@@ -75,12 +74,13 @@ inline std::optional<std::string> read_special(const nlohmann::json& from, std::
 /// text.
 inline void add_noted_tokens(const TokenizerNotes& notes, VocabularyReader& vocabulary) {
   const std::string config_file = notes.path_of("tokenizer_config.json");
-  const nlohmann::json& decoder = field_of(notes.tokenizer_config, "added_tokens_decoder");
+  const Json& decoder = field_of(notes.tokenizer_config, "added_tokens_decoder");
   require<ProtocolError>(decoder.is_null() || decoder.is_object(),
                          "{}: added_tokens_decoder is not an object", config_file);
   for (const auto& [key, token] : decoder.items()) {
     const auto content = read_special(decoder, key, config_file);
-    const nlohmann::json id = nlohmann::json::parse(key, nullptr, false);
+    const bool number = !key.empty() && key.size() < 11 && key.find_first_not_of("0123456789") == key.npos;
+    const Json id = number ? Json(std::stoll(key)) : Json(key);
     require<ProtocolError>(content.has_value(), "{}: added_tokens_decoder {} has no content", config_file,
                            excerpt(key));
     vocabulary.add(*content, read_token_id(id, config_file, "added_tokens_decoder " + excerpt(key)),
@@ -95,8 +95,7 @@ inline void add_noted_tokens(const TokenizerNotes& notes, VocabularyReader& voca
 inline std::optional<std::int32_t> special_id(std::string_view name, const TokenizerNotes& notes,
                                               const VocabularyReader& vocabulary) {
   const std::string key = std::string(name) + "_token";
-  const auto named_in = [&](const nlohmann::json& from,
-                            std::string_view file) -> std::optional<std::int32_t> {
+  const auto named_in = [&](const Json& from, std::string_view file) -> std::optional<std::int32_t> {
     const auto content = read_special(from, key, notes.path_of(file));
     if (!content) return {};
     const auto id = vocabulary.find(*content);
@@ -107,8 +106,8 @@ inline std::optional<std::int32_t> special_id(std::string_view name, const Token
   if (const auto id = named_in(notes.tokenizer_config, "tokenizer_config.json")) return id;
   if (const auto id = named_in(notes.special_tokens_map, "special_tokens_map.json")) return id;
 
-  const nlohmann::json* value = &field_of(notes.config, key + "_id");
-  if (value->is_array() && !value->empty()) value = &value->front();
+  const Json* value = &field_of(notes.config, key + "_id");
+  if (value->is_array() && !value->empty()) value = &value->elements().front();
   if (value->is_number()) {
     const std::int32_t id = read_token_id(*value, notes.path_of("config.json"), key + "_id");
     // GPT-2's defaults stand in the configuration of many a small model whose vocabulary ends before them.

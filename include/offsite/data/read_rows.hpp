@@ -1,7 +1,6 @@
 #pragma once
 #include <cstdint>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -11,6 +10,7 @@
 #include "offsite/core/error.hpp"
 #include "offsite/core/utf8.hpp"
 #include "offsite/data/scan_rows.hpp"
+#include "offsite/io/json.hpp"
 
 namespace offsite {
 
@@ -20,15 +20,10 @@ class Row {
   /// \throws ProtocolError if the text is no JSON object.
   Row(const RowText& source, const std::filesystem::path& file)
       : place_(source.place(file)), number_(source.number) {
-    try {
-      fields_ = nlohmann::json::parse(source.text);
-    } catch (const nlohmann::json::parse_error& error) {
-      const auto invalid = find_invalid_utf8(source.text);
-      require<ProtocolError>(invalid == std::string_view::npos, "{}: invalid UTF-8 at byte {} of the row",
-                             place_, invalid + 1);
-      throw ProtocolError(
-          fmt::format("{}: broken JSON at byte {} of the row: {}", place_, error.byte, reason(error)));
-    }
+    const auto invalid = find_invalid_utf8(source.text);
+    require<ProtocolError>(invalid == std::string_view::npos, "{}: invalid UTF-8 at byte {} of the row",
+                           place_, invalid + 1);
+    fields_ = parse_json(source.text, place_ + ": the row");
     require<ProtocolError>(fields_.is_object(), "{}: a row is a JSON object, but here stands a JSON {}",
                            place_, fields_.type_name());
   }
@@ -39,12 +34,12 @@ class Row {
 
   /// The text of a field. \throws ProtocolError if it is missing or no string.
   [[nodiscard]] const std::string& text(const std::string& field) const {
-    return typed(field, at(field), "a string").get_ref<const std::string&>();
+    return typed(field, at(field), "a string").text();
   }
 
   /// The text of a field that may be missing or null. \throws ProtocolError if it is something else.
   [[nodiscard]] std::optional<std::string> optional_text(const std::string& field) const {
-    if (!has(field) || fields_[field].is_null()) return std::nullopt;
+    if (!has(field) || fields_.at(field).is_null()) return std::nullopt;
     return text(field);
   }
 
@@ -73,45 +68,36 @@ class Row {
   /// \throws ProtocolError if the field is missing, no whole number or out of range.
   [[nodiscard]] std::int64_t index(const std::string& field, std::size_t count) const {
     const auto& value = at(field);
-    require<ProtocolError>(value.is_number_integer(),
-                           "{}: field '{}' is a JSON {}, but a whole number is needed", place_, field,
-                           value.type_name() == std::string_view("number") ? "fraction" : value.type_name());
-    require<ProtocolError>(value.is_number_unsigned() && value.get<std::uint64_t>() < count,
+    require<ProtocolError>(value.is_integer(), "{}: field '{}' is a JSON {}, but a whole number is needed",
+                           place_, field, value.is_number() ? "fraction" : value.type_name());
+    require<ProtocolError>(value.holds<std::uint64_t>() && value.get<std::uint64_t>() < count,
                            "{}: field '{}' is {}, but there are {} choices, numbered from 0", place_, field,
                            value.dump(), count);
     return value.get<std::int64_t>();
   }
 
  private:
-  const nlohmann::json& at(const std::string& field) const {
-    const auto found = fields_.find(field);
-    if (found == fields_.end()) {
+  const Json& at(const std::string& field) const {
+    const auto* found = fields_.find(field);
+    if (found == nullptr) {
       std::string names;
       for (const auto& item : fields_.items())
-        names += fmt::format("{}'{}'", names.empty() ? "" : ", ", item.key());
+        names += fmt::format("{}'{}'", names.empty() ? "" : ", ", item.name);
       throw ProtocolError(fmt::format("{}: field '{}' is missing; the row has {}", place_, field,
                                       names.empty() ? "no fields" : fit_width(names, 200)));
     }
     return *found;
   }
 
-  const nlohmann::json& typed(const std::string& field, const nlohmann::json& value,
-                              std::string_view needed) const {
+  const Json& typed(const std::string& field, const Json& value, std::string_view needed) const {
     require<ProtocolError>(value.is_string(), "{}: field '{}' is a JSON {}, but {} is needed", place_, field,
                            value.type_name(), needed);
     return value;
   }
 
-  /// What the parser says after its own prefix of error number and position.
-  static std::string reason(const nlohmann::json::parse_error& error) {
-    const std::string_view what = error.what();
-    const auto end = what.find(": ");
-    return std::string(end == std::string_view::npos ? what : what.substr(end + 2));
-  }
-
   std::string place_;
   std::int64_t number_;
-  nlohmann::json fields_;
+  Json fields_;
 };
 
 /// What `example` makes of each chosen row of a JSON-lines file or of a JSON array of objects, in file order.

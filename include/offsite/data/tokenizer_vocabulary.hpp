@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <limits>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -15,6 +14,7 @@
 #include "offsite/data/byte_alphabet.hpp"
 #include "offsite/data/byte_level_bpe.hpp"
 #include "offsite/data/word_table.hpp"
+#include "offsite/io/json_value.hpp"
 #include "offsite/io/mapped_file.hpp"
 
 namespace offsite::detail {
@@ -26,13 +26,9 @@ inline std::string excerpt(std::string_view text) {
 }
 
 /// A token id in a file. \throws ProtocolError unless it is an integer from 0 to 2^31 - 1.
-inline std::int32_t read_token_id(const nlohmann::json& value, std::string_view file,
-                                  std::string_view field) {
+inline std::int32_t read_token_id(const Json& value, std::string_view file, std::string_view field) {
   constexpr auto kMax = std::numeric_limits<std::int32_t>::max();
-  const bool fits = value.is_number_unsigned()
-                        ? value.get<std::uint64_t>() <= static_cast<std::uint64_t>(kMax)
-                        : value.is_number_integer() && value.get<std::int64_t>() >= 0;
-  if (!fits)
+  if (!value.holds<std::int32_t>() || value.get<std::int32_t>() < 0)
     throw ProtocolError(fmt::format("{}: {} is {}, but a token id is an integer from 0 to {}", file, field,
                                     excerpt(value.dump()), kMax));
   return value.get<std::int32_t>();
@@ -43,7 +39,7 @@ class VocabularyReader {
  public:
   /// Takes a vocabulary `{token: id, ...}`, as in vocab.json and tokenizer.json's `model.vocab`.
   /// \throws ProtocolError naming `file` and `field`.
-  VocabularyReader(const nlohmann::json& vocabulary, std::string file, std::string_view field)
+  VocabularyReader(const Json& vocabulary, std::string file, std::string_view field)
       : file_(std::move(file)) {
     require<ProtocolError>(vocabulary.is_object() && !vocabulary.empty(),
                            "{}: {} is not an object that gives each token its id", file_, field);

@@ -5,7 +5,6 @@
 #include <cmath>
 #include <cstdint>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <set>
 #include <span>
@@ -16,6 +15,7 @@
 #include "offsite/blocks/visit_parameters.hpp"
 #include "offsite/core/error.hpp"
 #include "offsite/core/split_plan.hpp"
+#include "offsite/io/json_value.hpp"
 
 namespace offsite {
 
@@ -33,23 +33,23 @@ struct DisclosureReport {
   std::int64_t bytes = 0;              ///< of the offer's tensors
   std::optional<double> emulator_score{};  ///< accuracy of the offer as it leaves, 0..1
 
-  [[nodiscard]] nlohmann::json to_json() const {
-    nlohmann::json json{{"blocks", blocks},
-                        {"bottom", bottom},
-                        {"emulator", emulator},
-                        {"top", top},
-                        {"parameters", parameters},
-                        {"offer_parameters", offer_parameters},
-                        {"verbatim_share", verbatim_share},
-                        {"rebuildable", rebuildable},
-                        {"bytes", bytes}};
+  [[nodiscard]] Json to_json() const {
+    auto json = Json::object({{"blocks", blocks},
+                              {"bottom", bottom},
+                              {"emulator", emulator},
+                              {"top", top},
+                              {"parameters", parameters},
+                              {"offer_parameters", offer_parameters},
+                              {"verbatim_share", verbatim_share},
+                              {"rebuildable", rebuildable},
+                              {"bytes", bytes}});
     if (!adapters.empty()) json["adapters"] = adapters;
     if (emulator_score) json["emulator_score"] = *emulator_score;
     return json;
   }
 
   /// \throws ProtocolError if a field is missing or of the wrong type.
-  [[nodiscard]] static DisclosureReport from_json(const nlohmann::json& json) {
+  [[nodiscard]] static DisclosureReport from_json(const Json& json) {
     DisclosureReport r;
     try {
       json.at("blocks").get_to(r.blocks);
@@ -63,7 +63,7 @@ struct DisclosureReport {
       json.at("rebuildable").get_to(r.rebuildable);
       json.at("bytes").get_to(r.bytes);
       if (json.contains("emulator_score")) r.emulator_score = json.at("emulator_score").get<double>();
-    } catch (const nlohmann::json::exception&) {
+    } catch (const ProtocolError&) {
       throw ProtocolError("the disclosure report lacks a field, or one is of the wrong type");
     }
     return r;

@@ -34,14 +34,14 @@ namespace detail {
 [[nodiscard]] inline std::map<std::string, std::set<std::string>> read_weight_map(
     const std::filesystem::path& path) {
   const auto index = read_json(path);
-  const auto map = index.is_object() ? index.find("weight_map") : index.end();
-  require<ProtocolError>(index.is_object() && map != index.end() && map->is_object(),
-                         "{} holds no object 'weight_map'", path.string());
+  const auto* map = index.find("weight_map");
+  require<ProtocolError>(map != nullptr && map->is_object(), "{} holds no object 'weight_map'",
+                         path.string());
   std::map<std::string, std::set<std::string>> shards;
   for (const auto& [tensor, file] : map->items()) {
     require<ProtocolError>(file.is_string(), "{} gives for tensor {} something that is not a file name",
                            path.string(), shown(tensor));
-    const auto& name = file.template get_ref<const std::string&>();
+    const auto& name = file.text();
     require<ProtocolError>(
         is_plain_file_name(name) && name.ends_with(".safetensors"),
         "{} puts tensor {} into {}, which is not the plain name of a safetensors file in this folder",
@@ -113,7 +113,7 @@ class CheckpointFolder {
   [[nodiscard]] const std::filesystem::path& path() const { return path_; }
 
   /// Reads `config.json`. \throws ArgumentError if it is missing, ProtocolError if it is no JSON object.
-  [[nodiscard]] nlohmann::json config() const {
+  [[nodiscard]] Json config() const {
     auto config = read_json(path_ / "config.json");
     require<ProtocolError>(config.is_object(), "{} is no JSON object", (path_ / "config.json").string());
     return config;
@@ -198,14 +198,16 @@ inline void save_checkpoint(const std::filesystem::path& folder, std::span<const
   }
   if (shards.size() == 1) return save_safetensors(folder / single, shards.front(), options.metadata);
 
-  nlohmann::ordered_json index{{"metadata", {{"total_size", total}}}};
-  std::map<std::string, std::string> weight_map;
+  std::map<std::string, std::string> shard_of;
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const auto name = fmt::format("{}-{:05}-of-{:05}.safetensors", options.stem, i + 1, shards.size());
     save_safetensors(folder / name, shards[i], options.metadata);
-    for (const auto& tensor : shards[i]) weight_map[tensor.name] = name;
+    for (const auto& tensor : shards[i]) shard_of[tensor.name] = name;
   }
-  index["weight_map"] = weight_map;
+  auto weight_map = Json::object();
+  for (const auto& [tensor, file] : shard_of) weight_map[tensor] = file;
+  const auto index =
+      Json::object({{"metadata", Json::object({{"total_size", total}})}, {"weight_map", weight_map}});
   write_json(folder / (single + ".index.json"), index);
 }
 

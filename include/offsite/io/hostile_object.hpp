@@ -2,28 +2,28 @@
 #include <algorithm>
 #include <cstdint>
 #include <initializer_list>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/io/json_value.hpp"
 #include "offsite/io/safetensors_header.hpp"
 
 namespace offsite::detail {
 
 /// A JSON value as messages show it: short, whatever it holds.
-[[nodiscard]] inline std::string shown_json(const nlohmann::json& value) {
+[[nodiscard]] inline std::string shown_json(const Json& value) {
   constexpr std::size_t kLongest = 60;
-  auto text = value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+  auto text = value.dump(-1, Json::Text::kAscii);
   return text.size() > kLongest ? text.substr(0, kLongest) + "..." : text;
 }
 
 /// Reads the fields of a JSON object that someone else wrote; `what` says where it stands.
 class HostileObject {
  public:
-  HostileObject(const nlohmann::json& json, std::string what) : json_(json), what_(std::move(what)) {
+  HostileObject(const Json& json, std::string what) : json_(json), what_(std::move(what)) {
     require<ProtocolError>(json.is_object(), "{} is a JSON {}, but it must be an object", what_,
                            json.type_name());
   }
@@ -35,7 +35,7 @@ class HostileObject {
                              "{} holds the field {}, which this version does not know", what_, shown(name));
   }
   [[nodiscard]] bool has(const char* name) const { return json_.contains(name); }
-  [[nodiscard]] const nlohmann::json& at(const char* name) const {
+  [[nodiscard]] const Json& at(const char* name) const {
     require<ProtocolError>(has(name), "{} lacks the field '{}'", what_, name);
     return json_.at(name);
   }
@@ -53,22 +53,18 @@ class HostileObject {
   }
   [[nodiscard]] std::int64_t integer(const char* name, std::int64_t least, std::int64_t most) const {
     const auto& value = at(name);
-    check(name, is_integer(value) && least <= value.get<std::int64_t>() && value.get<std::int64_t>() <= most,
-          fmt::format("an integer from {} to {}", least, most));
+    const bool fits = value.holds<std::int64_t>() && least <= value.get<std::int64_t>() &&
+                      value.get<std::int64_t>() <= most;
+    if (!fits) check(name, false, fmt::format("an integer from {} to {}", least, most));
     return value.get<std::int64_t>();
   }
   [[nodiscard]] std::uint64_t natural(const char* name) const {
-    check(name, at(name).is_number_unsigned(), "a natural number");
+    check(name, at(name).holds<std::uint64_t>(), "a natural number");
     return at(name).get<std::uint64_t>();
   }
   [[nodiscard]] std::vector<std::int64_t> integers(const char* name) const {
-    check(name, at(name).is_array(), "a list of integers");
-    std::vector<std::int64_t> values;
-    for (const auto& value : at(name)) {
-      check(name, is_integer(value), "a list of integers");
-      values.push_back(value.get<std::int64_t>());
-    }
-    return values;
+    check(name, at(name).holds<std::vector<std::int64_t>>(), "a list of integers");
+    return at(name).get<std::vector<std::int64_t>>();
   }
   /// 64 lower-case hexadecimal digits.
   [[nodiscard]] std::string sha256(const char* name) const {
@@ -84,11 +80,7 @@ class HostileObject {
   }
 
  private:
-  static bool is_integer(const nlohmann::json& value) {
-    return value.is_number_integer() &&
-           (!value.is_number_unsigned() || value.get<std::uint64_t>() <= std::uint64_t{INT64_MAX});
-  }
-  const nlohmann::json& json_;
+  const Json& json_;
   std::string what_;
 };
 

@@ -45,7 +45,7 @@ class JsonBuilder {
     std::vector<Json::Member> members;
     members.reserve(values.size());
     auto key = keys_.end() - static_cast<std::ptrdiff_t>(values.size());
-    for (auto& value : values) members.emplace_back(std::move(*key++), std::move(value));
+    for (auto& value : values) members.push_back({std::move(*key++), std::move(value)});
     keys_.resize(keys_.size() - values.size());
     return add(Json::object(std::move(members)));
   }
@@ -95,8 +95,8 @@ class JsonBuilder {
   require<ProtocolError>(!result.IsError(), "{} is not valid JSON: {} (at byte {})", what,
                          rapidjson::GetParseError_En(result.Code()), result.Offset());
   // The reader takes a zero byte for the text's end.
-  require<ProtocolError>(stream.Tell() == text.size(), "{} is not valid JSON: a zero byte stands at byte {}", what,
-                         stream.Tell());
+  require<ProtocolError>(stream.Tell() == text.size(), "{} is not valid JSON: a zero byte stands at byte {}",
+                         what, stream.Tell());
   return builder.take();
 }
 

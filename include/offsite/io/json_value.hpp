@@ -19,6 +19,8 @@
 
 namespace offsite {
 
+struct JsonMember;
+
 /// One JSON value: null, true or false, a number, a text, an array or an object.
 ///
 /// It is a value: a copy shares nothing with its source. An object keeps its members in the order they came in, so a
@@ -30,14 +32,13 @@ namespace offsite {
 class Json {
  public:
   using Array = std::vector<Json>;
-  using Member = std::pair<std::string, Json>;
+  using Member = JsonMember;
 
   Json() = default;
   Json(std::nullptr_t) {}
   Json(std::same_as<bool> auto value) : value_(value) {}
   template <std::integral T>
-    requires(!std::same_as<T, bool>)
-  Json(T value) {
+  requires(!std::same_as<T, bool>) Json(T value) {
     if (std::in_range<std::int64_t>(value)) {
       value_ = static_cast<std::int64_t>(value);
     } else {
@@ -55,10 +56,8 @@ class Json {
 
   [[nodiscard]] static Json array(std::initializer_list<Json> values = {}) { return Array(values); }
   /// An object of these members; of two with one name the last one stays.
-  [[nodiscard]] static Json object(std::initializer_list<Member> members = {}) {
-    return object(std::vector<Member>(members));
-  }
-  [[nodiscard]] static Json object(std::vector<Member> members);
+  [[nodiscard]] static Json object(std::initializer_list<Member> members);
+  [[nodiscard]] static Json object(std::vector<Member> members = {});
 
   [[nodiscard]] bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
   [[nodiscard]] bool is_boolean() const { return std::holds_alternative<bool>(value_); }
@@ -72,12 +71,16 @@ class Json {
 
   /// "null", "boolean", "number", "string", "array" or "object".
   [[nodiscard]] std::string_view type_name() const {
-    constexpr std::string_view names[] = {"null", "boolean", "number", "number", "number", "string", "array", "object"};
+    constexpr std::string_view names[] = {"null",   "boolean", "number", "number",
+                                          "number", "string",  "array",  "object"};
     return names[value_.index()];
   }
 
   /// Elements of an array or members of an object; 0 for every other value.
-  [[nodiscard]] std::size_t size() const { return is_object() ? items().size() : elements().size(); }
+  [[nodiscard]] std::size_t size() const {
+    const auto* object = std::get_if<Object>(&value_);
+    return object != nullptr ? object->order.size() : elements().size();
+  }
   [[nodiscard]] bool empty() const { return size() == 0; }
 
   /// The array's elements; none if it is no array.
@@ -90,19 +93,11 @@ class Json {
   [[nodiscard]] auto end() const& { return elements().end(); }
 
   /// The object's members in their order; none if it is no object.
-  [[nodiscard]] std::span<const Member> items() const& {
-    const auto* object = std::get_if<Object>(&value_);
-    return object != nullptr ? std::span<const Member>(object->members) : std::span<const Member>();
-  }
+  [[nodiscard]] std::span<const Member> items() const&;
   std::span<const Member> items() const&& = delete;  // would dangle
 
   /// The member of that name, or null if there is none or this is no object.
-  [[nodiscard]] const Json* find(std::string_view name) const& {
-    const auto* object = std::get_if<Object>(&value_);
-    if (object == nullptr) return nullptr;
-    const auto place = object->place(name);
-    return object->names(place, name) ? &object->members[object->order[place]].second : nullptr;
-  }
+  [[nodiscard]] const Json* find(std::string_view name) const&;
   const Json* find(std::string_view) const&& = delete;  // would dangle
   [[nodiscard]] bool contains(std::string_view name) const& { return find(name) != nullptr; }
 
@@ -114,8 +109,8 @@ class Json {
   }
   /// \throws ProtocolError if there is no such element.
   [[nodiscard]] const Json& at(std::size_t index) const& {
-    require<ProtocolError>(index < elements().size(), "element {} of a JSON {} of {} elements was asked for", index,
-                           type_name(), elements().size());
+    require<ProtocolError>(index < elements().size(), "element {} of a JSON {} of {} elements was asked for",
+                           index, type_name(), elements().size());
     return elements()[index];
   }
   [[nodiscard]] Json at(std::string_view name) && { return std::as_const(*this).at(name); }
@@ -136,9 +131,15 @@ class Json {
   /// Takes the member of that name out, if there is one.
   void erase(std::string_view name);
   /// Sets every member of `other`, an object, here.
-  void update(const Json& other) {
-    for (const auto& [name, value] : other.items()) (*this)[name] = value;
+  void update(const Json& other);
+
+  /// The text itself. \throws ProtocolError if this is none.
+  [[nodiscard]] const std::string& text() const& {
+    const auto* text = std::get_if<std::string>(&value_);
+    require<ProtocolError>(text != nullptr, "a JSON {} stands where a string was expected", type_name());
+    return *text;
   }
+  const std::string& text() const&& = delete;  // would dangle
 
   /// Whether `get<T>` gives something.
   template <class T>
@@ -173,13 +174,8 @@ class Json {
     std::vector<std::uint32_t> order;  // indices into members, sorted by name
 
     /// The first place in `order` whose name is not before `name`.
-    [[nodiscard]] std::size_t place(std::string_view name) const {
-      const auto before = [&](std::uint32_t i, std::string_view wanted) { return members[i].first < wanted; };
-      return static_cast<std::size_t>(std::lower_bound(order.begin(), order.end(), name, before) - order.begin());
-    }
-    [[nodiscard]] bool names(std::size_t place, std::string_view name) const {
-      return place < order.size() && members[order[place]].first == name;
-    }
+    [[nodiscard]] std::size_t place(std::string_view name) const;
+    [[nodiscard]] bool names(std::size_t place, std::string_view name) const;
   };
   std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, Array, Object> value_;
 
@@ -187,12 +183,47 @@ class Json {
   static void quote(std::string& out, std::string_view text, Text mode);
 };
 
+/// A named value in a JSON object.
+struct JsonMember {
+  std::string name;
+  Json value;
+};
+
+inline std::size_t Json::Object::place(std::string_view name) const {
+  const auto before = [&](std::uint32_t i, std::string_view wanted) { return members[i].name < wanted; };
+  return static_cast<std::size_t>(std::lower_bound(order.begin(), order.end(), name, before) - order.begin());
+}
+
+inline bool Json::Object::names(std::size_t place, std::string_view name) const {
+  return place < order.size() && members[order[place]].name == name;
+}
+
+inline Json Json::object(std::initializer_list<Member> members) {
+  return object(std::vector<Member>(members));
+}
+
+inline std::span<const Json::Member> Json::items() const& {
+  const auto* object = std::get_if<Object>(&value_);
+  return object != nullptr ? std::span<const Member>(object->members) : std::span<const Member>();
+}
+
+inline const Json* Json::find(std::string_view name) const& {
+  const auto* object = std::get_if<Object>(&value_);
+  if (object == nullptr) return nullptr;
+  const auto place = object->place(name);
+  return object->names(place, name) ? &object->members[object->order[place]].value : nullptr;
+}
+
+inline void Json::update(const Json& other) {
+  for (const auto& [name, value] : other.items()) (*this)[name] = value;
+}
+
 inline Json Json::object(std::vector<Member> members) {
   Object object{std::move(members), {}};
   auto& order = object.order;
   order.resize(object.members.size());
   std::iota(order.begin(), order.end(), 0u);
-  const auto name = [&](std::uint32_t i) -> const std::string& { return object.members[i].first; };
+  const auto name = [&](std::uint32_t i) -> const std::string& { return object.members[i].name; };
   std::sort(order.begin(), order.end(), [&](auto i, auto j) {
     const int order_of_names = name(i).compare(name(j));
     return order_of_names != 0 ? order_of_names < 0 : i > j;
@@ -219,16 +250,16 @@ inline Json& Json::operator[](std::string_view name) {
   if (!object.names(place, name)) {
     object.order.insert(object.order.begin() + static_cast<std::ptrdiff_t>(place),
                         static_cast<std::uint32_t>(object.members.size()));
-    object.members.emplace_back(std::string(name), Json());
+    object.members.push_back({std::string(name), Json()});
   }
-  return object.members[object.order[place]].second;
+  return object.members[object.order[place]].value;
 }
 
 inline void Json::erase(std::string_view name) {
   auto* object = std::get_if<Object>(&value_);
   if (object == nullptr) return;
   auto members = std::move(object->members);
-  std::erase_if(members, [&](const Member& member) { return member.first == name; });
+  std::erase_if(members, [&](const Member& member) { return member.name == name; });
   *this = Json::object(std::move(members));
 }
 
@@ -246,8 +277,9 @@ bool Json::holds() const {
     return is_string();
   } else {
     const auto all = elements();
-    return is_array() && std::all_of(all.begin(), all.end(),
-                                     [](const Json& element) { return element.holds<typename T::value_type>(); });
+    return is_array() && std::all_of(all.begin(), all.end(), [](const Json& element) {
+             return element.holds<typename T::value_type>();
+           });
   }
 }
 
@@ -286,8 +318,8 @@ inline bool operator==(const Json& a, const Json& b) {
   if (a.is_object()) {
     const auto members = a.items();
     return std::all_of(members.begin(), members.end(), [&](const Json::Member& member) {
-      const auto* other = b.find(member.first);
-      return other != nullptr && *other == member.second;
+      const auto* other = b.find(member.name);
+      return other != nullptr && *other == member.value;
     });
   }
   if (a.is_array()) return std::equal(a.begin(), a.end(), b.begin());
@@ -301,12 +333,14 @@ inline void Json::quote(std::string& out, std::string_view text, Text mode) {
   while (!text.empty()) {
     auto point = first_code_point(text);
     if (point.bytes == 0) {
-      require(mode != Text::kStrict, "a text that is not UTF-8 cannot be written as JSON: byte {:#04x} stands in it",
+      require(mode != Text::kStrict,
+              "a text that is not UTF-8 cannot be written as JSON: byte {:#04x} stands in it",
               static_cast<unsigned>(static_cast<unsigned char>(text.front())));
       point = {0xfffd, 1};
       if (mode == Text::kReplace) out += "\xef\xbf\xbd";
       if (mode == Text::kAscii) escape(point.value);
-    } else if (const auto i = point.bytes == 1 ? kLetters.find(text.front()) : kLetters.npos; i != kLetters.npos) {
+    } else if (const auto i = point.bytes == 1 ? kLetters.find(text.front()) : kLetters.npos;
+               i != kLetters.npos) {
       out += '\\';
       out += kEscapes[i];
     } else if (point.value < 0x20 || (mode == Text::kAscii && point.value > 0x7e)) {
@@ -355,9 +389,9 @@ inline void Json::dump_to(std::string& out, int indent, int level, Text mode) co
     list('[', ']', elements(), [&](const Json& element) { element.dump_to(out, indent, level + 1, mode); });
   } else {
     list('{', '}', items(), [&](const Member& member) {
-      quote(out, member.first, mode);
+      quote(out, member.name, mode);
       out += indent < 0 ? ":" : ": ";
-      member.second.dump_to(out, indent, level + 1, mode);
+      member.value.dump_to(out, indent, level + 1, mode);
     });
   }
 }

@@ -100,11 +100,10 @@ void check_other_keys(const CheckpointFolder& folder, const KeySpelling& spellin
 
 /// Reads a configuration; messages of `from_json` get the file's name. \throws ProtocolError
 template <CheckpointModel M>
-[[nodiscard]] ConfigOf<M> config_of(const nlohmann::json& json, const std::string& file) {
+[[nodiscard]] ConfigOf<M> config_of(const Json& json, const std::string& file) {
   require<ProtocolError>(json.is_object(), "{} is no JSON object", file);
-  const auto type = json.find("model_type");
-  if (type != json.end() && type->is_string()) {
-    const auto& found = type->template get_ref<const std::string&>();
+  if (const auto* type = json.find("model_type"); type != nullptr && type->is_string()) {
+    const auto& found = type->text();
     require<ProtocolError>(found == M::kModelType, "{} is of model type {}, but this reads '{}'", file,
                            shown(found), M::kModelType);
   }
@@ -125,8 +124,8 @@ template <CheckpointModel M>
   require(std::filesystem::is_directory(folder, unseen), "{} is no folder, but a model is a folder",
           folder.string());
   const auto config = read_json(path);
-  const auto type = config.is_object() ? config.find("model_type") : config.end();
-  require<ProtocolError>(config.is_object() && type != config.end() && type->is_string(),
+  const auto* type = config.find("model_type");
+  require<ProtocolError>(type != nullptr && type->is_string(),
                          "{} holds no text 'model_type'", path.string());
   return type->get<std::string>();
 }
@@ -180,7 +179,7 @@ struct HeldView {
 inline void write_config(const std::filesystem::path& source, const std::filesystem::path& out,
                          std::optional<Dtype> dtype) {
   if (!dtype) return copy_one_file(source / "config.json", out / "config.json");
-  auto config = read_json<nlohmann::ordered_json>(source / "config.json");
+  auto config = read_json(source / "config.json");
   // Older files say torch_dtype, newer ones dtype.
   for (const auto* field : {"torch_dtype", "dtype"})
     if (config.contains(field)) config[field] = weight_dtype_name(*dtype);

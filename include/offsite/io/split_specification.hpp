@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <string>
 #include <string_view>
@@ -36,7 +35,7 @@ struct SplitSpecification {
   static constexpr std::int64_t kFormatVersion = 1;
 
   std::string model_type;
-  nlohmann::json config;  ///< the full model's, as its `config.json` has it
+  Json config;  ///< the full model's, as its `config.json` has it
   SplitPlan plan;
   std::string adapter_policy = "whole_blocks";  ///< which parameters of the adapter blocks train
   std::string dtype =
@@ -46,11 +45,11 @@ struct SplitSpecification {
 
   bool operator==(const SplitSpecification&) const = default;
 
-  [[nodiscard]] nlohmann::json to_json() const;
+  [[nodiscard]] Json to_json() const;
 
   /// Takes nothing on trust. \param what  names the text in messages
   /// \throws ProtocolError saying which field is missing, unknown, of the wrong type or out of range.
-  [[nodiscard]] static SplitSpecification from_json(const nlohmann::json& json, const std::string& what);
+  [[nodiscard]] static SplitSpecification from_json(const Json& json, const std::string& what);
 
   /// \throws ArgumentError if the file cannot be read, ProtocolError as `from_json`.
   [[nodiscard]] static SplitSpecification read(const std::filesystem::path& path) {
@@ -60,7 +59,7 @@ struct SplitSpecification {
 
 namespace detail {
 
-[[nodiscard]] inline SplitPlan plan_from_json(const nlohmann::json& json, const std::string& what) {
+[[nodiscard]] inline SplitPlan plan_from_json(const Json& json, const std::string& what) {
   constexpr std::int64_t kDeepest = 100'000;
   const HostileObject blocks(json, what);
   blocks.only({"depth", "adapters", "emulator"});
@@ -84,7 +83,7 @@ namespace detail {
   return plan;
 }
 
-[[nodiscard]] inline TensorRecord record_from_json(const nlohmann::json& json, const std::string& what) {
+[[nodiscard]] inline TensorRecord record_from_json(const Json& json, const std::string& what) {
   const HostileObject fields(json, what);
   fields.only({"dtype", "shape", "sha256", "travels"});
   TensorRecord record;
@@ -99,13 +98,12 @@ namespace detail {
 }
 
 [[nodiscard]] inline std::string list_text(const std::vector<std::int64_t>& numbers) {
-  return shown_json(nlohmann::json(numbers));
+  return shown_json(numbers);
 }
 
 /// The first field in which two configurations differ, as a sentence; empty if none. What only tells who
 /// wrote the file does not count.
-[[nodiscard]] inline std::string explain_config_difference(const nlohmann::json& expected,
-                                                           const nlohmann::json& found) {
+[[nodiscard]] inline std::string explain_config_difference(const Json& expected, const Json& found) {
   static const std::set<std::string_view> kHistory{"transformers_version", "_name_or_path"};
   if (!expected.is_object() || !found.is_object())
     return expected == found ? "" : "the configuration is not the JSON object that was expected";
@@ -114,7 +112,7 @@ namespace detail {
     for (const auto& [name, value] : side->items()) names.insert(name);
   for (const auto& name : names) {
     if (kHistory.contains(name)) continue;
-    const auto text = [&](const nlohmann::json& side) {
+    const auto text = [&](const Json& side) {
       return side.contains(name) ? shown_json(side.at(name)) : std::string("absent");
     };
     const bool same = expected.contains(name) && found.contains(name) && expected.at(name) == found.at(name);
@@ -144,25 +142,27 @@ namespace detail {
 
 }  // namespace detail
 
-inline nlohmann::json SplitSpecification::to_json() const {
-  auto records = nlohmann::json::object();
+inline Json SplitSpecification::to_json() const {
+  auto records = Json::object();
   for (const auto& [name, tensor] : tensors)
-    records[name] = {{"dtype", dtype_name(tensor.dtype)},
-                     {"shape", tensor.shape},
-                     {"sha256", tensor.sha256},
-                     {"travels", tensor.travels}};
-  const auto hash = tokenizer_sha256.empty() ? nlohmann::json() : nlohmann::json(tokenizer_sha256);
-  return {{"format_version", kFormatVersion},
-          {"model_type", model_type},
-          {"config", config},
-          {"blocks", {{"depth", plan.depth}, {"adapters", plan.adapters}, {"emulator", plan.emulator}}},
-          {"adapter_policy", adapter_policy},
-          {"dtype", dtype},
-          {"tokenizer_sha256", hash},
-          {"tensors", records}};
+    records[name] = Json::object({{"dtype", dtype_name(tensor.dtype)},
+                                  {"shape", tensor.shape},
+                                  {"sha256", tensor.sha256},
+                                  {"travels", tensor.travels}});
+  const auto hash = tokenizer_sha256.empty() ? Json() : Json(tokenizer_sha256);
+  const auto blocks =
+      Json::object({{"depth", plan.depth}, {"adapters", plan.adapters}, {"emulator", plan.emulator}});
+  return Json::object({{"format_version", kFormatVersion},
+                       {"model_type", model_type},
+                       {"config", config},
+                       {"blocks", blocks},
+                       {"adapter_policy", adapter_policy},
+                       {"dtype", dtype},
+                       {"tokenizer_sha256", hash},
+                       {"tensors", records}});
 }
 
-inline SplitSpecification SplitSpecification::from_json(const nlohmann::json& json, const std::string& what) {
+inline SplitSpecification SplitSpecification::from_json(const Json& json, const std::string& what) {
   const detail::HostileObject fields(json, what);
   const auto version = fields.integer("format_version", 0, INT64_MAX);
   require<ProtocolError>(version == kFormatVersion, "{} is of format version {}, but this reads version {}",

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string>
 #include <utility>
@@ -31,19 +30,19 @@ struct UpdateRecord {
 
   bool operator==(const UpdateRecord&) const = default;
 
-  [[nodiscard]] nlohmann::json to_json() const {
-    return {{"format_version", kFormatVersion},
-            {"samples", samples},
-            {"scored_tokens", scored_tokens},
-            {"steps", steps},
-            {"loss", loss},
-            {"seed", seed},
-            {"split_sha256", split_sha256}};
+  [[nodiscard]] Json to_json() const {
+    return Json::object({{"format_version", kFormatVersion},
+                         {"samples", samples},
+                         {"scored_tokens", scored_tokens},
+                         {"steps", steps},
+                         {"loss", loss},
+                         {"seed", seed},
+                         {"split_sha256", split_sha256}});
   }
 
   /// \param what  names the text in messages
   /// \throws ProtocolError saying which field is missing, unknown, of the wrong type or out of range.
-  [[nodiscard]] static UpdateRecord from_json(const nlohmann::json& json, const std::string& what) {
+  [[nodiscard]] static UpdateRecord from_json(const Json& json, const std::string& what) {
     const detail::HostileObject fields(json, what);
     const auto version = fields.integer("format_version", 0, INT64_MAX);
     require<ProtocolError>(version == kFormatVersion, "{} is of format version {}, but this reads version {}",

@@ -3,7 +3,6 @@
 
 #include <concepts>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <span>
 #include <string_view>
 #include <type_traits>
@@ -26,9 +25,9 @@ struct TensorSource {  // archetype of what hands a model its tensors
 
 // clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class M>
-concept HasConfig = std::copyable<ConfigOf<M>> && requires(const ConfigOf<M>& config, const nlohmann::json& json) {
-  { ConfigOf<M>::from_json(json) } -> std::same_as<ConfigOf<M>>;   // missing? static Config from_json(const nlohmann::json&)
-  { config.to_json() } -> std::same_as<nlohmann::json>;            // missing? nlohmann::json to_json() const
+concept HasConfig = std::copyable<ConfigOf<M>> && requires(const ConfigOf<M>& config, const Json& json) {
+  { ConfigOf<M>::from_json(json) } -> std::same_as<ConfigOf<M>>;   // missing? static Config from_json(const Json&)
+  { config.to_json() } -> std::same_as<Json>;            // missing? Json to_json() const
   { config.num_blocks() } -> std::same_as<std::int64_t>;           // missing? std::int64_t num_blocks() const
   { config.context_length() } -> std::same_as<std::int64_t>;       // missing? std::int64_t context_length() const
   { config.vocabulary_size() } -> std::same_as<std::int64_t>;      // missing? std::int64_t vocabulary_size() const

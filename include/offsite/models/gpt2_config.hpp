@@ -3,10 +3,11 @@
 
 #include <cmath>
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 
 #include "offsite/core/error.hpp"
+#include "offsite/io/json_value.hpp"
+#include "offsite/models/config_fields.hpp"
 #include "offsite/ops/activation.hpp"
 
 namespace offsite {
@@ -33,7 +34,7 @@ struct Gpt2Config {
   std::int64_t bos_token_id = -1;   ///< -1 = none
   std::int64_t eos_token_id = -1;   ///< -1 = none
   std::string dtype = "float32";    ///< of the checkpoint's tensors, as its configuration says
-  nlohmann::json source = nlohmann::json::object();
+  Json source = Json::object();
 
   [[nodiscard]] std::int64_t num_blocks() const { return n_layer; }
   [[nodiscard]] std::int64_t context_length() const { return n_positions; }  ///< in tokens
@@ -80,15 +81,15 @@ struct Gpt2Config {
 
   /// \throws ProtocolError for a field of the wrong type, out of range, missing, or asking for what is not
   /// supported.
-  [[nodiscard]] static Gpt2Config from_json(const nlohmann::json& json);
+  [[nodiscard]] static Gpt2Config from_json(const Json& json);
 
   /// `source` with every field above set to its present value.
-  [[nodiscard]] nlohmann::json to_json() const {
-    nlohmann::json json = source;
+  [[nodiscard]] Json to_json() const {
+    Json json = source;
     const auto or_null = [](std::int64_t value, std::int64_t none) {
-      return value == none ? nlohmann::json() : nlohmann::json(value);
+      return value == none ? Json() : Json(value);
     };
-    if (!json.contains("architectures")) json["architectures"] = {"GPT2LMHeadModel"};
+    if (!json.contains("architectures")) json["architectures"] = Json::array({"GPT2LMHeadModel"});
     json["model_type"] = "gpt2";
     json["n_layer"] = n_layer;
     json["n_head"] = n_head;
@@ -115,64 +116,8 @@ struct Gpt2Config {
   }
 };
 
-namespace detail {
-
-/// Reads the fields of a JSON object, each once, into values of a C++ type; what is absent or null keeps its
-/// default.
-class JsonFields {
- public:
-  explicit JsonFields(const nlohmann::json& json) : json_(json) {
-    require<ProtocolError>(json.is_object(),
-                           "the model's configuration is a JSON {}, but it must be an object",
-                           json.type_name());
-  }
-  [[nodiscard]] bool has(const char* name) const { return json_.contains(name) && !json_.at(name).is_null(); }
-
-  void read(const char* name, std::int64_t& value) const {
-    if (!has(name)) return;
-    const auto& field = json_.at(name);
-    // 1e3 and 3.0 are refused: no writer of configurations makes them. So is what does not fit 64 bits.
-    const bool fits =
-        field.is_number_unsigned() ? field.get<std::uint64_t>() <= std::uint64_t{INT64_MAX} : true;
-    require_type(name, field.is_number_integer() && fits, "an integer");
-    value = field.get<std::int64_t>();
-  }
-  void read(const char* name, double& value) const {
-    if (!has(name)) return;
-    require_type(name, json_.at(name).is_number(), "a number");
-    value = json_.at(name).get<double>();
-  }
-  void read(const char* name, bool& value) const {
-    if (!has(name)) return;
-    require_type(name, json_.at(name).is_boolean(), "true or false");
-    value = json_.at(name).get<bool>();
-  }
-  void read(const char* name, std::string& value) const {
-    if (!has(name)) return;
-    require_type(name, json_.at(name).is_string(), "a string");
-    value = json_.at(name).get<std::string>();
-  }
-  template <class T>
-  void read_required(const char* name, T& value) const {
-    require<ProtocolError>(has(name), "the model's configuration lacks {}", name);
-    read(name, value);
-  }
-
- private:
-  void require_type(const char* name, bool fits, const char* wanted) const {
-    if (fits) return;
-    std::string found = json_.at(name).dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
-    if (found.size() > 60) found = found.substr(0, 57) + "...";
-    throw ProtocolError(
-        fmt::format("{} of the model's configuration is {}, but it must be {}", name, found, wanted));
-  }
-  const nlohmann::json& json_;
-};
-
-}  // namespace detail
-
-inline Gpt2Config Gpt2Config::from_json(const nlohmann::json& json) {
-  const detail::JsonFields fields(json);
+inline Gpt2Config Gpt2Config::from_json(const Json& json) {
+  const detail::ConfigFields fields(json);
   std::string type = "gpt2";
   fields.read("model_type", type);
   require<ProtocolError>(type == "gpt2",

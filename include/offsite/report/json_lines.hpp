@@ -4,11 +4,11 @@
 #include <cstring>
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <utility>
 
 #include "offsite/core/error.hpp"
+#include "offsite/io/json_value.hpp"
 
 namespace offsite {
 
@@ -31,9 +31,8 @@ class JsonLines {
       : name_(std::move(name)), stream_(stream, [](std::FILE*) { return 0; }) {}
 
   /// \throws ArgumentError if the line cannot be written, e.g. on a full disk.
-  template <class Json>
   void write(const Json& object) {
-    const auto line = object.dump(-1, ' ', false, Json::error_handler_t::replace) + '\n';
+    const auto line = object.dump(-1, Json::Text::kReplace) + '\n';
     const bool written = std::fwrite(line.data(), 1, line.size(), stream_.get()) == line.size() &&
                          std::fflush(stream_.get()) == 0;
     require(written, "{} cannot be written: {}", name_, std::strerror(errno));

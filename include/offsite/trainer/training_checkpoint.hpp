@@ -28,8 +28,8 @@ namespace offsite {
 namespace detail {
 
 /// Everything that fixes a run's course, by name, so that a resumed run can say what differs.
-inline nlohmann::json run_identity(const TrainingOptions& o, const ParameterLayout& layout,
-                                   std::span<const Sample> samples, at::ScalarType compute) {
+inline Json run_identity(const TrainingOptions& o, const ParameterLayout& layout,
+                         std::span<const Sample> samples, at::ScalarType compute) {
   std::uint64_t data = derive_key(samples.size());
   for (const auto& sample : samples) {
     data = derive_key(data, sample.number, sample.scored_from);
@@ -40,57 +40,57 @@ inline nlohmann::json run_identity(const TrainingOptions& o, const ParameterLayo
     for (const char c : tensor.name) tensors = derive_key(tensors, c);
     tensors = derive_key(tensors, tensor.offset, tensor.numel);
   }
-  return {{"learning_rate", o.learning_rate},
-          {"num_epochs", o.num_epochs},
-          {"max_steps", o.max_steps},
-          {"batch_size", o.batch_size},
-          {"batch_tokens", o.batch_tokens},
-          {"gradient_accumulation", o.gradient_accumulation},
-          {"schedule", schedule_name(o.schedule)},
-          {"warmup_steps", o.warmup_steps},
-          {"weight_decay", o.weight_decay},
-          {"max_grad_norm", o.max_grad_norm},
-          {"adam_beta1", o.adam_beta1},
-          {"adam_beta2", o.adam_beta2},
-          {"adam_epsilon", o.adam_epsilon},
-          {"attention_dropout", o.attention_dropout},
-          {"residual_dropout", o.residual_dropout},
-          {"shuffle", o.shuffle},
-          {"seed", o.seed},
-          {"logging_steps", o.logging_steps},
-          {"eval_steps", o.eval_steps},
-          {"metric", static_cast<int>(o.metric)},
-          {"keep_best", o.keep_best},
-          {"early_stopping_patience", o.early_stopping_patience},
-          {"dtype", std::string(dtype_name(dtype_of(compute)))},
-          {"data", fmt::format("{:016x}", data)},
-          {"trained tensors", fmt::format("{:016x}", tensors)}};
+  return Json::object({{"learning_rate", o.learning_rate},
+                       {"num_epochs", o.num_epochs},
+                       {"max_steps", o.max_steps},
+                       {"batch_size", o.batch_size},
+                       {"batch_tokens", o.batch_tokens},
+                       {"gradient_accumulation", o.gradient_accumulation},
+                       {"schedule", schedule_name(o.schedule)},
+                       {"warmup_steps", o.warmup_steps},
+                       {"weight_decay", o.weight_decay},
+                       {"max_grad_norm", o.max_grad_norm},
+                       {"adam_beta1", o.adam_beta1},
+                       {"adam_beta2", o.adam_beta2},
+                       {"adam_epsilon", o.adam_epsilon},
+                       {"attention_dropout", o.attention_dropout},
+                       {"residual_dropout", o.residual_dropout},
+                       {"shuffle", o.shuffle},
+                       {"seed", o.seed},
+                       {"logging_steps", o.logging_steps},
+                       {"eval_steps", o.eval_steps},
+                       {"metric", static_cast<int>(o.metric)},
+                       {"keep_best", o.keep_best},
+                       {"early_stopping_patience", o.early_stopping_patience},
+                       {"dtype", std::string(dtype_name(dtype_of(compute)))},
+                       {"data", fmt::format("{:016x}", data)},
+                       {"trained tensors", fmt::format("{:016x}", tensors)}});
 }
 
 /// What may change the last bits of a result without being wrong.
-inline nlohmann::json run_machine() {
-  return {{"threads", at::get_num_threads()},
-          {"libtorch", TORCH_VERSION},
-          {"processor", at::get_cpu_capability()}};
+inline Json run_machine() {
+  return Json::object({{"threads", at::get_num_threads()},
+                       {"libtorch", TORCH_VERSION},
+                       {"processor", at::get_cpu_capability()}});
 }
 
-inline nlohmann::json to_json(const TrainingState& s) {
-  return {{"step", s.step},
-          {"epoch", s.epoch},
-          {"step_in_epoch", s.step_in_epoch},
-          {"bad_steps", s.bad_steps},
-          {"tokens", s.tokens},
-          {"scored_tokens", s.scored_tokens},
-          {"samples", s.samples},
-          {"losses", s.losses},
-          {"interval_loss", s.interval_loss},
-          {"interval_steps", s.interval_steps},
-          {"best_step", s.best_step},
-          {"best_score", s.best_step < 0 ? 0.0 : s.best_score},  // JSON has no infinity
-          {"evaluations_since_best", s.evaluations_since_best}};
+inline Json to_json(const TrainingState& s) {
+  return Json::object({{"step", s.step},
+                       {"epoch", s.epoch},
+                       {"step_in_epoch", s.step_in_epoch},
+                       {"bad_steps", s.bad_steps},
+                       {"tokens", s.tokens},
+                       {"scored_tokens", s.scored_tokens},
+                       {"samples", s.samples},
+                       {"losses", s.losses},
+                       {"interval_loss", s.interval_loss},
+                       {"interval_steps", s.interval_steps},
+                       {"best_step", s.best_step},
+                       {"best_score", s.best_step < 0 ? 0.0 : s.best_score},  // JSON has no infinity
+                       {"evaluations_since_best", s.evaluations_since_best}});
 }
 
-inline TrainingState training_state(const nlohmann::json& j) {
+inline TrainingState training_state(const Json& j) {
   TrainingState s;
   const auto read = [&](const char* name, auto& value) { j.at(name).get_to(value); };
   read("step", s.step);
@@ -116,7 +116,7 @@ inline TrainingState training_state(const nlohmann::json& j) {
 class TrainingCheckpoints {
  public:
   /// \param identity  what must be equal for a run to go on from a checkpoint: an object of named values
-  TrainingCheckpoints(std::filesystem::path folder, nlohmann::json identity)
+  TrainingCheckpoints(std::filesystem::path folder, Json identity)
       : folder_(std::move(folder)), identity_(std::move(identity)) {}
 
   /// \param best  values of the best evaluation; undefined if there are none
@@ -132,10 +132,10 @@ class TrainingCheckpoints {
                                    {"values", view_of(parameters.values())}};
     if (best.defined()) tensors.push_back({"best_values", view_of(best)});
     save_safetensors(staged.path() / "state.safetensors", tensors);
-    const nlohmann::json described{{"format", 1},
-                                   {"state", detail::to_json(state)},
-                                   {"run", identity_},
-                                   {"machine", detail::run_machine()}};
+    const auto described = Json::object({{"format", 1},
+                                         {"state", detail::to_json(state)},
+                                         {"run", identity_},
+                                         {"machine", detail::run_machine()}});
     write_json(staged.path() / "state.json", described);
     staged.commit();
     auto all = list();
@@ -152,20 +152,20 @@ class TrainingCheckpoints {
     const auto all = list();
     if (all.empty()) return std::nullopt;
     const auto& path = all.back();
-    const nlohmann::json saved = read_json(path / "state.json");
+    const Json saved = read_json(path / "state.json");
     TrainingState state;
     try {
       require<ProtocolError>(saved.at("format") == 1, "{} has format {}, but this version reads format 1",
                              (path / "state.json").string(), saved.at("format").dump());
       check_identity(saved.at("run"), path);
       state = detail::training_state(saved.at("state"));
-      const nlohmann::json machine = detail::run_machine();
+      const Json machine = detail::run_machine();
       for (const auto& [name, value] : machine.items())
         if (saved.at("machine").at(name) != value)
           warn(fmt::format(
               "the checkpoint was made with {} {}, this run has {}: results may differ in the last bits",
               name, saved.at("machine").at(name).dump(), value.dump()));
-    } catch (const nlohmann::json::exception& error) {
+    } catch (const ProtocolError& error) {
       throw ProtocolError(
           fmt::format("{} is not a checkpoint's state: {}", (path / "state.json").string(), error.what()));
     }
@@ -184,11 +184,11 @@ class TrainingCheckpoints {
     return found;
   }
 
-  void check_identity(const nlohmann::json& saved, const std::filesystem::path& path) const {
+  void check_identity(const Json& saved, const std::filesystem::path& path) const {
     for (const auto& [name, value] : identity_.items()) {
-      const auto found = saved.find(name);
-      const std::string was = found == saved.end() ? "nothing" : found->dump();
-      require(found != saved.end() && *found == value,
+      const auto* found = saved.find(name);
+      const std::string was = found == nullptr ? "nothing" : found->dump();
+      require(found != nullptr && *found == value,
               "cannot resume from {}: its run had {} = {}, this one has {}; give the same, or start anew "
               "with --force",
               path.string(), name, was, value.dump());
@@ -216,7 +216,7 @@ class TrainingCheckpoints {
   }
 
   std::filesystem::path folder_;
-  nlohmann::json identity_;
+  Json identity_;
 };
 
 }  // namespace offsite
