@@ -9,6 +9,7 @@
 #include <utility>
 
 #include "offsite/blocks/block_access.hpp"
+#include "offsite/io/json_value.hpp"
 #include "offsite/models/causal_lm.hpp"
 
 namespace offsite {

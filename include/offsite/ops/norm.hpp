@@ -13,7 +13,7 @@ namespace offsite {
 
 /// Layer norm over the columns of (N, C) rows (Ba, Kiros, Hinton, arXiv:1607.06450).
 struct LayerNorm {
-  at::Tensor weight, bias;  ///< (C)
+  at::Tensor weight, bias;  ///< (C), or undefined: then nothing scales or shifts
   double eps = 1e-5;
 
   struct Saved {
@@ -22,31 +22,36 @@ struct LayerNorm {
 
   /// Differentiable by autograd.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
-    return at::layer_norm(x, weight.sizes(), weight, bias, eps);
+    return at::layer_norm(x, x.sizes().slice(1), weight, bias, eps);
   }
   /// The same; keeps for `backward` what it needs if `save`.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
-    auto [y, mean, rstd] = at::native_layer_norm(x, weight.sizes(), weight, bias, eps);
+    auto [y, mean, rstd] = at::native_layer_norm(x, x.sizes().slice(1), weight, bias, eps);
     if (save) saved = {x, mean, rstd};
     return y;
   }
   /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
-    const bool dw = weight.grad().defined(), db = bias.grad().defined();
+    const bool dw = trains(weight), db = trains(bias);
     if (!need_dx && !dw && !db) return {};
-    auto [dx, gw, gb] = at::native_layer_norm_backward(dy, saved.x, weight.sizes(), saved.mean, saved.rstd,
-                                                       weight, bias, {need_dx, dw, db});
+    auto [dx, gw, gb] = at::native_layer_norm_backward(dy, saved.x, dy.sizes().slice(1), saved.mean,
+                                                       saved.rstd, weight, bias, {need_dx, dw, db});
     if (dw) ops::accumulate(weight.grad(), gw);
     if (db) ops::accumulate(bias.grad(), gb);
     return dx;
   }
 
-  /// Calls `f(name, tensor&)` for both parameters.
+  [[nodiscard]] bool trains() const { return trains(weight) || trains(bias); }
+
+  /// Calls `f(name, tensor&)` for every parameter.
   template <class F>
   void visit(std::string_view prefix, F&& f) {
-    f(std::string(prefix) + ".weight", weight);
-    f(std::string(prefix) + ".bias", bias);
+    if (weight.defined()) f(std::string(prefix) + ".weight", weight);
+    if (bias.defined()) f(std::string(prefix) + ".bias", bias);
   }
+
+ private:
+  static bool trains(const at::Tensor& t) { return t.defined() && t.grad().defined(); }
 };
 
 }  // namespace offsite

@@ -1,0 +1,183 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <c10/core/GradMode.h>
+
+#include <cstdint>
+
+#include "offsite/blocks/block_access.hpp"
+#include "offsite/core/random.hpp"
+#include "offsite/ops/dropout.hpp"
+#include "offsite/ops/self_attention.hpp"
+
+namespace offsite {
+
+/// How a transformer block adds attention and feed-forward to its input h, with norms n1 and n2.
+enum class Residual : std::uint8_t {
+  kPreNorm,   ///< x = h + attention(n1(h)); y = x + mlp(n2(x))
+  kPostNorm,  ///< x = n1(h + attention(h)); y = n2(x + mlp(x))
+  kNormed,    ///< a = n1(h), m = n2(a + attention(a)); y = m + mlp(m)
+  kParallel,  ///< y = h + attention(n1(h)) + mlp(n2(h))
+};
+
+/// One layer of a transformer out of its parts; a model's block adds only its parameters' names.
+///
+/// `Norm` and `FeedForward` are as `LayerNorm` and `Mlp`, `Attention` as `SelfAttention`.
+template <class Norm, class Attention, class FeedForward>
+struct TransformerBlock {
+  std::int64_t index = 0;  ///< its number in the full model, wherever it stands
+  Residual residual = Residual::kPreNorm;
+  Norm norm_1;
+  Attention attention;
+  Norm norm_2;
+  FeedForward mlp;
+
+  struct Saved {
+    typename Norm::Saved norm_1, norm_2;
+    typename Attention::Saved attention;
+    typename FeedForward::Saved mlp;
+    Dropout dropout;
+  };
+};
+
+/// The accessor of models of `TransformerBlock`s in a vector; it lacks `block_prefix` only.
+template <class Model, auto Blocks>
+struct TransformerBlocks : VectorBlocks<Model, Blocks> {
+  using typename VectorBlocks<Model, Blocks>::Block;
+  using Saved = typename Block::Saved;
+  using Cache = KeyValueCache;
+  static constexpr bool kSharesPrefixes = true;
+
+  template <class F>
+  static void visit(Block& b, F&& f) {
+    b.visit(f);
+  }
+
+  /// The readable form, differentiable by autograd: the reference for the passes below, which training uses.
+  [[nodiscard]] static at::Tensor forward(Block& b, const at::Tensor& h, const Sequences& s) {
+    return arranged(b.residual, h, Reference{b, s});
+  }
+
+  /// (N, C) -> (N, C), or (M, C) with `pass.rows`: queries and everything after attention for those rows only.
+  [[nodiscard]] static at::Tensor forward(Block& b, const at::Tensor& h, const Sequences& s,
+                                          const BlockPass& pass, Saved& saved) {
+    c10::NoGradGuard no_grad;
+    saved.dropout = pass.dropout;
+    return arranged(b.residual, h, HandWritten{b, s, pass, saved});
+  }
+
+  /// The next n tokens of the sequence in `cache`: (n, C) -> (n, C).
+  [[nodiscard]] static at::Tensor forward(Block& b, const at::Tensor& h, Cache& cache) {
+    c10::NoGradGuard no_grad;
+    Saved unused;
+    return arranged(b.residual, h, Cached{b, cache, unused});
+  }
+
+  /// dL/dh (N, C), undefined unless `need_dh`; consumes `saved`.
+  [[nodiscard]] static at::Tensor backward(Block& b, const at::Tensor& dy, const Sequences& s, Saved& saved,
+                                           bool need_dh) {
+    c10::NoGradGuard no_grad;
+    const bool post = b.residual == Residual::kPostNorm, normed = b.residual == Residual::kNormed;
+    const at::Tensor d = post ? b.norm_2.backward(dy, saved.norm_2) : dy;
+    at::Tensor dx = b.mlp.backward(dropped(d, b, s, saved, kAfterMlp), saved.mlp);  // of what mlp takes
+    if (post || normed) dx.add_(d);
+    dx = post ? b.norm_1.backward(dx, saved.norm_1) : b.norm_2.backward(dx, saved.norm_2);
+    if (!post && !normed) dx.add_(d);
+    const at::Tensor& to_attention = b.residual == Residual::kParallel ? d : dx;
+
+    const bool need_dn = need_dh || (!post && b.norm_1.trains());
+    at::Tensor dn = b.attention.backward(dropped(to_attention, b, s, saved, kAfterAttention), s,
+                                         saved.attention, need_dn);
+    if (!need_dn) return {};
+    const at::Tensor& rows = saved.attention.rows;
+    const auto add_dx = [&](at::Tensor& to) {
+      return rows.defined() ? to.index_add_(0, rows, dx) : to.add_(dx);
+    };
+    if (post) return add_dx(dn);
+    if (normed) add_dx(dn);
+    at::Tensor dh = b.norm_1.backward(dn, saved.norm_1, need_dh);
+    return normed || !need_dh ? dh : add_dx(dh);
+  }
+
+ private:
+  enum Place : std::int64_t { kInAttention, kAfterAttention, kAfterMlp };  // what masks are keyed by
+
+  /// The order of a block's steps. What they return is fresh, so sums are taken in place, for autograd too.
+  template <class Steps>
+  static at::Tensor arranged(Residual residual, const at::Tensor& h, const Steps& steps) {
+    const bool post = residual == Residual::kPostNorm, normed = residual == Residual::kNormed;
+    const at::Tensor n = post ? h : steps.norm_1(h);
+    at::Tensor x = steps.attend(n);
+    steps.drop(x, kAfterAttention);
+    if (residual == Residual::kParallel) {
+      const at::Tensor own = steps.wanted(h);
+      at::Tensor y = steps.feed(steps.norm_2(own));
+      steps.drop(y, kAfterMlp);
+      return y.add_(x).add_(own);
+    }
+    x.add_(steps.wanted(normed ? n : h));
+    if (post) x = steps.norm_1(x);
+    const at::Tensor m = post ? x : steps.norm_2(x);
+    at::Tensor y = steps.feed(m);
+    steps.drop(y, kAfterMlp);
+    y.add_(normed ? m : x);
+    return post ? steps.norm_2(y) : y;
+  }
+
+  struct Reference {
+    const Block& b;
+    const Sequences& s;
+    at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x); }
+    at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x); }
+    at::Tensor attend(const at::Tensor& n) const { return b.attention.forward(n, s); }
+    at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m); }
+    at::Tensor wanted(const at::Tensor& x) const { return x; }
+    void drop(const at::Tensor&, Place) const {}
+  };
+
+  struct HandWritten {
+    const Block& b;
+    const Sequences& s;
+    const BlockPass& pass;
+    Saved& saved;
+    at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x, saved.norm_1, pass.save); }
+    at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x, saved.norm_2, pass.save); }
+    at::Tensor attend(const at::Tensor& n) const {
+      const auto key = derive_key(pass.dropout.key, b.index, kInAttention);
+      return b.attention.forward(n, s, pass.rows, pass.dropout.attention, key, saved.attention, pass.save);
+    }
+    at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m, saved.mlp, pass.save); }
+    at::Tensor wanted(const at::Tensor& x) const {
+      return pass.rows.defined() ? x.index_select(0, pass.rows) : x;
+    }
+    void drop(const at::Tensor& x, Place place) const { TransformerBlocks::drop(x, b, s, saved, place); }
+  };
+
+  struct Cached {
+    const Block& b;
+    Cache& cache;
+    Saved& unused;
+    at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x, unused.norm_1, false); }
+    at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x, unused.norm_2, false); }
+    at::Tensor attend(const at::Tensor& n) const { return b.attention.forward(n, cache); }
+    at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m, unused.mlp, false); }
+    at::Tensor wanted(const at::Tensor& x) const { return x; }
+    void drop(const at::Tensor&, Place) const {}
+  };
+
+  /// Drops elements of `x`, the rows that the pass is about, in place.
+  static void drop(const at::Tensor& x, const Block& b, const Sequences& s, const Saved& saved, Place place) {
+    const auto rate = saved.dropout.residual;
+    if (rate > 0)
+      ops::dropout_(x, ops::residual_masks(s, saved.attention.rows, rate,
+                                           derive_key(saved.dropout.key, b.index), place));
+  }
+  static at::Tensor dropped(const at::Tensor& d, const Block& b, const Sequences& s, const Saved& saved,
+                            Place place) {
+    if (saved.dropout.residual == 0) return d;
+    at::Tensor copy = d.clone();
+    drop(copy, b, s, saved, place);
+    return copy;
+  }
+};
+
+}  // namespace offsite

@@ -1,0 +1,90 @@
+#pragma once
+#include <cstdint>
+#include <initializer_list>
+#include <string>
+#include <string_view>
+
+#include "offsite/core/error.hpp"
+#include "offsite/io/json_value.hpp"
+#include "offsite/models/config_fields.hpp"
+
+// What the configurations of model families share. Each is a struct of fields under Hugging Face's names, with
+//
+//   Config::fields(c, f)     calls f("name", c.name) for every field that is read and written as it stands
+//   c.dtype, c.source        the type of the checkpoint's tensors; the JSON object that it was read from
+//   c.check()                \throws ArgumentError for a value that no model can have, naming it
+
+namespace offsite::detail {
+
+constexpr std::int64_t kWidest = 1 << 20, kMostTokens = 1 << 28;
+
+inline void check_within(std::string_view name, std::int64_t value, std::int64_t least, std::int64_t most) {
+  require(least <= value && value <= most, "{} is {}, but it must lie in {} to {}", name, value, least, most);
+}
+inline void check_rate(std::string_view name, double value) {
+  require(0 <= value && value < 1, "{} is {}, but a dropout rate lies in [0, 1)", name, value);
+}
+inline void check_epsilon(std::string_view name, double value) {
+  require(0 < value && value <= 1, "{} is {}, but it must lie in (0, 1]", name, value);
+}
+inline void check_deviation(std::string_view name, double value) {
+  require(0 <= value && value <= 100, "{} is {}, but it must lie in [0, 100]", name, value);
+}
+inline void check_heads(std::string_view width_name, std::int64_t width, std::string_view name,
+                        std::int64_t heads) {
+  check_within(width_name, width, 1, kWidest);
+  check_within(name, heads, 1, width);
+  require(width % heads == 0, "{} is {}, which does not divide into {} = {} heads", width_name, width, name,
+          heads);
+}
+
+/// Refuses a configuration that asks for what is not there. \throws ProtocolError if `field` is true.
+inline void refuse_field(const ConfigFields& fields, const char* field, std::string_view reason) {
+  bool asked = false;
+  fields.read(field, asked);
+  require<ProtocolError>(!asked, "{} of the model's configuration is true, but {}", field, reason);
+}
+
+/// `c.check()` of a configuration that was read from a file. \throws ProtocolError
+template <class Config>
+void check_read(const Config& c) {
+  try {
+    c.check();
+  } catch (const ArgumentError& error) {  // the value is a file's, not the caller's
+    throw ProtocolError(std::string("the model's configuration cannot be used: ") + error.what());
+  }
+}
+
+/// Reads every field that `json` has into `c`, and the type of the tensors under either of its names.
+/// \throws ProtocolError for another model type, a field of another type, or a needed one that is missing.
+template <class Config>
+void read_fields(Config& c, const Json& json, std::string_view model_type,
+                 std::initializer_list<const char*> needed) {
+  const ConfigFields fields(json);
+  std::string type(model_type);
+  fields.read("model_type", type);
+  require<ProtocolError>(type == model_type,
+                         "the configuration is of a model of type \"{}\", but \"{}\" is wanted", type,
+                         model_type);
+  for (const char* name : needed)
+    require<ProtocolError>(fields.has(name), "the model's configuration lacks {}", name);
+  c.source = json;
+  Config::fields(c, [&](const char* name, auto& value) { fields.read(name, value); });
+  fields.read("torch_dtype", c.dtype);
+  fields.read("dtype", c.dtype);
+}
+
+/// `c.source` with every field set to its present value, the type of the tensors as the source spells it.
+template <class Config>
+[[nodiscard]] Json written_fields(const Config& c, std::string_view model_type,
+                                  std::string_view architecture) {
+  Json json = c.source;
+  if (!json.contains("architectures")) json["architectures"].push_back(std::string(architecture));
+  json["model_type"] = std::string(model_type);
+  Config::fields(c, [&](const char* name, const auto& value) { json[name] = value; });
+  if (!json.contains("dtype") || json.contains("torch_dtype")) json["torch_dtype"] = c.dtype;
+  if (json.contains("dtype")) json["dtype"] = c.dtype;
+  return json;
+}
+
+}  // namespace offsite::detail

@@ -1,0 +1,41 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+
+#include "offsite/ops/activation.hpp"
+#include "offsite/ops/linear.hpp"
+
+namespace offsite {
+
+/// Feed-forward part of two layers: out(activation(in(x))), (N, C) -> (N, C).
+struct Mlp {
+  Linear in, out;
+  Activation activation = Activation::kGeluTanh;
+
+  struct Saved {
+    Linear::Saved in, out;
+    at::Tensor u;  ///< before the activation
+  };
+
+  /// Differentiable by autograd.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
+    return out.forward(ops::activation_reference(in.forward(x), activation));
+  }
+  /// The same without a graph; keeps for `backward` what it needs if `save`.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
+    at::Tensor u = in.forward(x, saved.in, save);
+    if (save) saved.u = u;
+    at::Tensor g = save ? ops::activation(u, activation) : u;
+    if (!save) ops::activation_out(u, activation, g);
+    return out.forward(g, saved.out, save);
+  }
+  /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
+    at::Tensor du = out.backward(dy, saved.out);
+    ops::activation_backward_(du, saved.u, activation);
+    saved.u.reset();
+    saved.out = {};
+    return in.backward(du, saved.in);
+  }
+};
+
+}  // namespace offsite
