@@ -1,4 +1,5 @@
 #include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
@@ -38,7 +39,172 @@ Gradients by_autograd(const at::Tensor& q, const at::Tensor& k, const at::Tensor
   return {y.detach(), a.grad(), b.grad(), c.grad()};
 }
 
+// Dense and slow, from the definition, in float64: no code in common with the library's reference.
+at::Tensor by_definition(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Sequences& s,
+                         const at::Tensor& rows, const ops::AttentionOptions& o) {
+  const auto heads = o.heads, kv_heads = o.kv_heads, depth = q.size(1) / heads;
+  const auto a = q.to(at::kDouble).contiguous(), b = k.to(at::kDouble).contiguous(),
+             c = v.to(at::kDouble).contiguous();
+  at::Tensor out = at::zeros_like(a);
+  const auto* position = s.positions.const_data_ptr<std::int64_t>();
+  auto sequence_of = [&](std::int64_t row) {
+    std::int64_t n = 0;
+    while (s.begin(n + 1) <= row) ++n;
+    return n;
+  };
+  const auto at = [&](const at::Tensor& t, std::int64_t row, std::int64_t head) {
+    return static_cast<double*>(t.data_ptr()) + row * t.size(1) + head * depth;
+  };
+  for (std::int64_t i = 0; i < q.size(0); ++i) {
+    const auto row = rows.const_data_ptr<std::int64_t>()[i], own = sequence_of(row);
+    for (std::int64_t h = 0; h < heads; ++h) {
+      double total = 0;
+      for (std::int64_t pass = 0; pass < 2; ++pass)
+        for (std::int64_t key = 0; key <= row; ++key) {
+          const auto n = sequence_of(key);
+          const auto distance = position[row] - position[key];
+          if ((n != own && n != s.parent(own)) || (o.window > 0 && distance >= o.window)) continue;
+          double product = 0;
+          for (std::int64_t d = 0; d < depth; ++d)
+            product += at(a, i, h)[d] * at(b, key, h * kv_heads / heads)[d];
+          double score = product * o.scale;
+          if (!o.alibi_slopes.empty())
+            score -= static_cast<double>(o.alibi_slopes[static_cast<std::size_t>(h)]) *
+                     static_cast<double>(distance);
+          const double e = std::exp(score);
+          if (pass == 0) total += e;
+          for (std::int64_t d = 0; d < depth && pass == 1; ++d)
+            at(out, i, h)[d] += e / total * at(c, key, h * kv_heads / heads)[d];
+        }
+    }
+  }
+  return out;
+}
+
 }  // namespace
+
+TEST_CASE("attention: shared keys, windows and biases equal the definition in float64, and its gradients") {
+  const std::vector<std::int64_t> lengths{5, 70, 1, 33}, tails{50, 4, 20, 1, 12};
+  struct Kind {
+    std::int64_t heads, kv_heads, depth, window;
+    bool biased;
+  };
+  const std::vector<Kind> kinds{{4, 2, 16, 0, false},  {6, 1, 7, 0, false},  {3, 3, 11, 4, false},
+                                {4, 2, 24, 17, true},  {5, 5, 8, 0, true},   {2, 1, 33, 1, false},
+                                {6, 3, 16, 40, false}, {4, 1, 5, 1000, true}};
+  for (const auto& kind : kinds)
+    for (const std::int64_t shape : {0, 1, 2}) {  // all rows; some of them; continuations of a shared prefix
+      const auto s = shape == 2 ? Sequences::of(tails, {-1, 0, 0, 0, -1}) : Sequences::of(lengths);
+      const at::Tensor rows = shape == 1 ? support::longs({4, 5, 37, 60, 74, 76, 108}) : at::arange(s.rows());
+      const auto width = kind.heads * kind.depth, narrow = kind.kv_heads * kind.depth;
+      ops::AttentionOptions options{
+          .heads = kind.heads, .kv_heads = kind.kv_heads, .scale = 0.3, .window = kind.window};
+      for (std::int64_t h = 0; h < kind.heads && kind.biased; ++h)
+        options.alibi_slopes.push_back(std::exp2(-static_cast<float>(h + 1)));
+      const auto plan = ops::AttentionPlan::of(s, shape == 1 ? rows : at::Tensor{});
+      for (const auto type : {at::kFloat, at::kBFloat16}) {
+        const at::Tensor q = random({rows.numel(), width}, 1).to(type), d = random(q.sizes(), 2).to(type),
+                         kv = random({s.rows(), 2 * narrow + 5}, 3).to(type);
+        const at::Tensor k = kv.narrow(1, 0, narrow), v = kv.narrow(1, narrow + 5, narrow);
+        const auto leaf = [](const at::Tensor& t) {
+          return t.to(at::kDouble).clone().set_requires_grad(true);
+        };
+        const at::Tensor a = leaf(q), b = leaf(k), c = leaf(v);
+        const at::Tensor y = ops::attention_reference(a, b, c, plan, options);
+        CHECK(relative_error(y.detach(), by_definition(q, k, v, s, rows, options)) < 1e-7);
+        y.backward(d.to(at::kDouble));
+        support::for_each_isa([&] {
+          INFO("heads ", kind.heads, " of keys ", kind.kv_heads, " depth ", kind.depth, " window ",
+               kind.window, " shape ", shape, " type ", static_cast<int>(type));
+          const double limit = support::tolerance(type);
+          const auto result = ops::attention(q, k, v, plan, options);
+          CHECK(relative_error(result.out, y.detach()) < limit);
+          if (shape == 2) return;
+          const at::Tensor dq = at::zeros_like(q), dkv = at::zeros_like(kv);
+          const at::Tensor dk = dkv.narrow(1, 0, narrow), dv = dkv.narrow(1, narrow + 5, narrow);
+          ops::attention_backward(d, q, k, v, result.lse, dq, dk, dv, plan, options);
+          CHECK(relative_error(dv, c.grad()) < limit);
+          if (kind.window == 1) {  // one key: its probability is 1 whatever the scores
+            CHECK(support::magnitude(dq) + support::magnitude(dk) < limit * support::magnitude(d));
+          } else {
+            CHECK(relative_error(dq, a.grad()) < limit);
+            CHECK(relative_error(dk, b.grad()) < limit);
+          }
+          CHECK(support::magnitude(dkv.narrow(1, narrow, 5)) == 0);
+        });
+      }
+    }
+}
+
+TEST_CASE("attention: shared keys drop by query head; threads change no bits") {
+  const std::vector<std::int64_t> lengths{45};
+  const auto s = Sequences::of(lengths);
+  const auto plan = ops::AttentionPlan::of(s);
+  const ops::AttentionOptions options{
+      .heads = 6, .kv_heads = 2, .scale = 0.4, .window = 30, .dropout = 0.3, .key = 5};
+  const at::Tensor q = random({45, 6 * 9}, 1), kv = random({45, 2 * 18}, 2), d = random(q.sizes(), 3);
+  const at::Tensor k = kv.narrow(1, 0, 18), v = kv.narrow(1, 18, 18);
+  const auto expected = by_autograd(q, k, v, d, plan, options);
+  const auto run = [&] {
+    const auto result = ops::attention(q, k, v, plan, options);
+    Gradients g{result.out, at::zeros_like(q), at::zeros({45, 18}), at::zeros({45, 18})};
+    ops::attention_backward(d, q, k, v, result.lse, g.dq, g.dk, g.dv, plan, options);
+    return g;
+  };
+  const int threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const auto single = run();
+  at::set_num_threads(5);  // more than key heads: a forward pass splits their query heads
+  const auto several = run();
+  at::set_num_threads(threads);
+  for (const auto part : {&Gradients::out, &Gradients::dq, &Gradients::dk, &Gradients::dv}) {
+    CHECK(relative_error(single.*part, expected.*part) < support::tolerance(at::kFloat));
+    CHECK(at::equal(single.*part, several.*part));
+  }
+}
+
+TEST_CASE("attention: heads may be strided, and a tail of a cache sees its window") {
+  const std::vector<std::int64_t> lengths{40, 7};
+  const auto s = Sequences::of(lengths);
+  const auto plan = ops::AttentionPlan::of(s);
+  const ops::AttentionOptions options{.heads = 3, .scale = 0.3};
+  const at::Tensor fused = random({47, 3, 3 * 10}, 1), d = random({47, 30}, 2);  // q, k and v of each head
+  const auto part = [](const at::Tensor& t, std::int64_t i) { return t.narrow(2, 10 * i, 10); };
+  const auto flat = [&](std::int64_t i) { return part(fused, i).flatten(1).contiguous(); };
+  const auto expected = by_kernel(flat(0), flat(1), flat(2), d, plan, options);
+  const at::Tensor gradient = at::zeros_like(fused);
+  const auto result = ops::attention(part(fused, 0), part(fused, 1), part(fused, 2), plan, options);
+  ops::attention_backward(d, part(fused, 0), part(fused, 1), part(fused, 2), result.lse, part(gradient, 0),
+                          part(gradient, 1), part(gradient, 2), plan, options);
+  CHECK(at::equal(result.out, expected.out));
+  CHECK(at::equal(part(gradient, 0).flatten(1), expected.dq));
+  CHECK(at::equal(part(gradient, 1).flatten(1), expected.dk));
+  CHECK(at::equal(part(gradient, 2).flatten(1), expected.dv));
+
+  ops::AttentionOptions near{.heads = 6, .kv_heads = 2, .scale = 0.3, .window = 20};
+  const std::vector<std::int64_t> one{100};
+  const at::Tensor q = random({100, 60}, 4), k = random({100, 20}, 5), v = random({100, 20}, 6);
+  const at::Tensor all = ops::attention(q, k, v, ops::AttentionPlan::of(Sequences::of(one)), near).out;
+  at::Tensor unread = k.clone();
+  unread.narrow(0, 0, 70).fill_(std::numeric_limits<float>::quiet_NaN());
+  CHECK(at::equal(ops::attention(q.narrow(0, 97, 3), unread, v, ops::AttentionPlan::tail(3, 100), near).out,
+                  all.narrow(0, 97, 3)));
+}
+
+TEST_CASE("attention: heads, widths, windows and slopes that do not fit are refused") {
+  const std::vector<std::int64_t> lengths{4};
+  const auto plan = ops::AttentionPlan::of(Sequences::of(lengths));
+  const at::Tensor q = random({4, 12}, 1), k = random({4, 6}, 2);
+  const auto message = [&](const ops::AttentionOptions& o) {
+    return support::message_of<ArgumentError>([&] { (void)ops::attention(q, k, k, plan, o); });
+  };
+  CHECK(message({.heads = 4, .kv_heads = 3}) == "4 query heads do not divide among 3 key heads");
+  CHECK(message({.heads = 5, .kv_heads = 5}) == "a width of 12 does not divide into 5 heads");
+  CHECK(message({.heads = 4}) ==
+        "keys are 6 wide and values 6, but 4 heads as wide as a query's, 3, need 12");
+  CHECK(message({.heads = 4, .kv_heads = 2, .window = -1}).find("window is -1") != std::string::npos);
+  CHECK(message({.heads = 4, .kv_heads = 2, .alibi_slopes = {1}}).find("1 slopes") != std::string::npos);
+}
 
 TEST_CASE(
     "attention: forward and backward equal autograd for odd widths, chosen rows, dropout and both types") {
