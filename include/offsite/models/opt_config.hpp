@@ -66,6 +66,7 @@ struct OptConfig {
     f("dropout", c.dropout);
     f("attention_dropout", c.attention_dropout_rate);
     f("init_std", c.init_std);
+    f("torch_dtype", c.dtype, "dtype");
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.

@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -10,8 +11,9 @@
 
 // What the configurations of model families share. Each is a struct of fields under Hugging Face's names, with
 //
-//   Config::fields(c, f)     calls f("name", c.name) for every field that is read and written as it stands
-//   c.dtype, c.source        the type of the checkpoint's tensors; the JSON object that it was read from
+//   Config::fields(c, f)     calls f("name", c.field) for every field that is read and written as it stands, or
+//                            f("name", c.field, "alias") for one that some files spell in another way
+//   c.source                 the JSON object that it was read from
 //   c.check()                \throws ArgumentError for a value that no model can have, naming it
 
 namespace offsite::detail {
@@ -55,35 +57,39 @@ void check_read(const Config& c) {
   }
 }
 
-/// Reads every field that `json` has into `c`, and the type of the tensors under either of its names.
+/// Reads every field that `json` has into `c`.
 /// \throws ProtocolError for another model type, a field of another type, or a needed one that is missing.
 template <class Config>
 void read_fields(Config& c, const Json& json, std::string_view model_type,
-                 std::initializer_list<const char*> needed) {
+                 std::initializer_list<std::string_view> needed) {
   const ConfigFields fields(json);
   std::string type(model_type);
   fields.read("model_type", type);
   require<ProtocolError>(type == model_type,
                          "the configuration is of a model of type \"{}\", but \"{}\" is wanted", type,
                          model_type);
-  for (const char* name : needed)
-    require<ProtocolError>(fields.has(name), "the model's configuration lacks {}", name);
   c.source = json;
-  Config::fields(c, [&](const char* name, auto& value) { fields.read(name, value); });
-  fields.read("torch_dtype", c.dtype);
-  fields.read("dtype", c.dtype);
+  Config::fields(c, [&](const char* name, auto& value, const char* alias = nullptr) {
+    fields.read(name, value);
+    if (alias != nullptr) fields.read(alias, value);
+    const bool found = fields.has(name) || (alias != nullptr && fields.has(alias));
+    require<ProtocolError>(found || std::find(needed.begin(), needed.end(), name) == needed.end(),
+                           "the model's configuration lacks {}", name);
+  });
 }
 
-/// `c.source` with every field set to its present value, the type of the tensors as the source spells it.
+/// `c.source` with every field set to its present value, in the source's spelling.
 template <class Config>
 [[nodiscard]] Json written_fields(const Config& c, std::string_view model_type,
                                   std::string_view architecture) {
   Json json = c.source;
   if (!json.contains("architectures")) json["architectures"].push_back(std::string(architecture));
   json["model_type"] = std::string(model_type);
-  Config::fields(c, [&](const char* name, const auto& value) { json[name] = value; });
-  if (!json.contains("dtype") || json.contains("torch_dtype")) json["torch_dtype"] = c.dtype;
-  if (json.contains("dtype")) json["dtype"] = c.dtype;
+  Config::fields(c, [&](const char* name, const auto& value, const char* alias = nullptr) {
+    const bool other = alias != nullptr && json.contains(alias);
+    if (other) json[alias] = value;
+    if (!other || json.contains(name)) json[name] = value;
+  });
   return json;
 }
 
