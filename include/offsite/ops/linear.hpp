@@ -8,8 +8,10 @@
 #include <optional>
 #include <string>
 #include <string_view>
+#include <type_traits>
 
 #include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/low_rank.hpp"
 
 namespace offsite {
 
@@ -27,9 +29,11 @@ struct Linear {
   at::Tensor weight;
   at::Tensor bias;  ///< (out) or undefined
   WeightLayout layout = WeightLayout::kOutIn;
+  LowRank low_rank{};  ///< a trained change on top; models need not know of it
 
   struct Saved {
     at::Tensor x;  ///< only if the weight trains
+    LowRank::Saved low_rank{};
   };
 
   [[nodiscard]] std::int64_t in_features() const {
@@ -39,45 +43,62 @@ struct Linear {
     return weight.size(layout == WeightLayout::kInOut ? 1 : 0);
   }
 
+  /// The weight as (out, in), whatever the layout.
+  [[nodiscard]] at::Tensor out_in() const { return layout == WeightLayout::kInOut ? weight.t() : weight; }
+
   /// (N, in) -> (N, out), differentiable by autograd.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
-    const at::Tensor in_out = layout == WeightLayout::kInOut ? weight : weight.t();
-    return bias.defined() ? at::addmm(bias, x, in_out) : at::mm(x, in_out);
+    Saved unused;
+    return forward(x, unused, false);
   }
   /// The same; keeps for `backward` what the trained tensors need if `save`.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
     if (save && weight.grad().defined()) saved.x = x;
-    return forward(x);
+    const at::Tensor in_out = layout == WeightLayout::kInOut ? weight : weight.t();
+    at::Tensor y = bias.defined() ? at::addmm(bias, x, in_out) : at::mm(x, in_out);
+    return low_rank.defined() ? low_rank.forward(y, x, out_in(), bias, saved.low_rank, save) : y;
   }
   /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
+    if (bias.defined() && bias.grad().defined()) ops::accumulate_rows(bias.grad(), dy);
+    at::Tensor through, d = dy;
+    if (low_rank.defined()) d = low_rank.backward(dy, saved.low_rank, need_dx ? &through : nullptr);
     if (weight.grad().defined()) {
       const bool in_out = layout == WeightLayout::kInOut;
-      add_product(weight.grad(), in_out ? saved.x.t() : dy.t(), in_out ? dy : saved.x);
+      add_product(weight.grad(), in_out ? saved.x.t() : d.t(), in_out ? d : saved.x);
     }
-    if (bias.defined() && bias.grad().defined()) ops::accumulate_rows(bias.grad(), dy);
     if (!need_dx) return {};
-    return at::mm(dy, layout == WeightLayout::kInOut ? weight.t() : weight);
+    const at::Tensor of_weight = layout == WeightLayout::kInOut ? weight.t() : weight;
+    return through.defined() ? through.addmm_(d, of_weight) : at::mm(d, of_weight);
   }
 
   /// Output features [begin, begin + n) as a layer of its own that shares values and gradients.
   [[nodiscard]] Linear slice(std::int64_t begin, std::int64_t n) const {
-    return {cut(weight, layout == WeightLayout::kInOut ? 1 : 0, begin, n), cut(bias, 0, begin, n), layout};
+    Linear part{cut(weight, layout == WeightLayout::kInOut ? 1 : 0, begin, n), cut(bias, 0, begin, n), layout,
+                low_rank};
+    part.low_rank.b = cut(low_rank.b, 0, begin, n);
+    part.low_rank.magnitude = cut(low_rank.magnitude, 0, begin, n);
+    return part;
   }
 
-  /// Calls `f(name, tensor&)` for every parameter.
+  /// Calls `f(name, tensor&)` for every parameter; for a visitor of layers (see `visit_linears`) `f(name, *this)`.
   template <class F>
   void visit(std::string_view prefix, F&& f) {
-    f(std::string(prefix) + ".weight", weight);
-    if (bias.defined()) f(std::string(prefix) + ".bias", bias);
+    const std::string name(prefix);
+    if constexpr (requires { typename std::remove_cvref_t<F>::VisitsLinears; }) {
+      f(name, *this);
+    } else {
+      f(name + ".weight", weight);
+      if (bias.defined()) f(name + ".bias", bias);
+      if (low_rank.a.defined()) f(name + ".lora_A.weight", low_rank.a);
+      if (low_rank.b.defined()) f(name + ".lora_B.weight", low_rank.b);
+      if (low_rank.magnitude.defined()) f(name + ".lora_magnitude_vector", low_rank.magnitude);
+    }
   }
 
   /// gradient += a b, in the gradient's own type.
-  static void add_product(at::Tensor gradient, const at::Tensor& a, const at::Tensor& b) {
-    if (gradient.scalar_type() == a.scalar_type())
-      gradient.addmm_(a, b);
-    else
-      ops::accumulate(gradient, at::mm(a, b));
+  static void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
+    ops::add_product(gradient, a, b);
   }
 
  private:

@@ -5,10 +5,12 @@
 #include <c10/core/GradMode.h>
 
 #include <cstdint>
+#include <string_view>
 #include <type_traits>
 #include <vector>
 
 #include "offsite/blocks/block_access.hpp"
+#include "offsite/blocks/visit_linears.hpp"
 
 namespace offsite {
 
@@ -23,6 +25,7 @@ class BlockTape {
     std::vector<bool> trained;    ///< a flag a block
     bool input_gradient = false;  ///< the gradient of the first block's input is wanted
     Dropout dropout;              ///< for trained blocks
+    bool module_dropout = false;  ///< modules of linear layers in trained blocks drop something themselves
 
     /// The first block of which something must be recorded.
     [[nodiscard]] std::int64_t first_recorded() const {
@@ -71,6 +74,24 @@ class BlockTape {
   }
 
  private:
+  /// Tells the modules of a block's layers of a pass, for as long as this lives.
+  class WithinPass {
+   public:
+    using Block = typename Access::Block;
+    WithinPass(Block& block, const ModulePass* pass) : block_(pass != nullptr ? &block : nullptr) { set(pass); }
+    ~WithinPass() { set(nullptr); }
+    WithinPass(const WithinPass&) = delete;
+    WithinPass& operator=(const WithinPass&) = delete;
+
+   private:
+    void set(const ModulePass* pass) {
+      if (block_ != nullptr)
+        visit_linears<Access>(*block_,
+                              [&](std::string_view, Linear& layer) { layer.low_rank.dropout.pass = pass; });
+    }
+    Block* block_;
+  };
+
   struct Graph {
     at::Tensor input, output;
   };
@@ -87,6 +108,9 @@ class BlockTape {
                            const Plan& plan) {
     auto& block = Access::block(model, i);
     const bool recorded = i >= first_;
+    const ModulePass modules{s, last ? rows_ : at::Tensor{}, plan.dropout.key};
+    const bool drops = plan.module_dropout && plan.trained[static_cast<std::size_t>(i)];
+    const WithinPass within(block, drops ? &modules : nullptr);
     if constexpr (HandWrittenBackward<Access>) {
       const bool trained = plan.trained[static_cast<std::size_t>(i)];
       const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan.dropout : Dropout{}, recorded};

@@ -24,10 +24,11 @@ class Client {
 
  public:
   /// \param compute  in which the model runs; trained values are float32 all the same
+  /// \throws ArgumentError if the offer was made for another policy.
   explicit Client(Offer<Model> offer, at::ScalarType compute = at::kFloat, const Adapters& adapters = {})
       : compute_(compute),
-        trained_(std::move(offer.model), offer.plan.kept(), {offer.plan.adapter_places(), false}, compute,
-                 adapters),
+        trained_(checked(offer, adapters), offer.plan.kept(),
+                 TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters),
         received_(trained_.parameters().values().clone()) {}
 
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
@@ -71,6 +72,13 @@ class Client {
   [[nodiscard]] const FlatParameters& parameters() const { return trained_.parameters(); }
 
  private:
+  static Model checked(Offer<Model>& offer, const Adapters& adapters) {
+    require(offer.adapter_policy == policy_text(adapters),
+            "the offer was made for the adapter policy '{}', but this client's is '{}'", offer.adapter_policy,
+            policy_text(adapters));
+    return std::move(offer.model);
+  }
+
   at::ScalarType compute_;
   TrainedModel<Model, Access> trained_;
   at::Tensor received_;

@@ -1,4 +1,6 @@
 #pragma once
+#include <string>
+
 #include "offsite/emulator/split_plan.hpp"
 
 namespace offsite {
@@ -9,6 +11,7 @@ template <class Model>
 struct Offer {
   SplitPlan plan;
   Model model;
+  std::string adapter_policy = "whole_blocks";  ///< what trains: a policy's text
 };
 
 }  // namespace offsite

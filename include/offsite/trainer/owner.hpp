@@ -39,6 +39,7 @@ class Owner {
   explicit Owner(Model model, const SplitOptions& options = {}, const Drop& drop = {},
                  Aggregation aggregation = {}, Adapters adapters = {})
       : model_(std::move(model)),
+        attached_(select_all(model_)),
         plan_(plan_split(Access::num_blocks(model_), options, drop)),
         aggregation_(std::move(aggregation)),
         adapters_(std::move(adapters)) {
@@ -49,6 +50,7 @@ class Owner {
   /// \throws ArgumentError if it was made for another depth.
   Owner(Model model, SplitPlan plan, Aggregation aggregation = {}, Adapters adapters = {})
       : model_(std::move(model)),
+        attached_(select_all(model_)),
         plan_(std::move(plan)),
         aggregation_(std::move(aggregation)),
         adapters_(std::move(adapters)) {
@@ -62,7 +64,9 @@ class Owner {
   [[nodiscard]] Model& model() { return model_; }
 
   /// The blocks that a client gets, sharing the model's tensors.
-  [[nodiscard]] Offer<Model> offer() const { return {plan_, Access::select(model_, plan_.kept())}; }
+  [[nodiscard]] Offer<Model> offer() const {
+    return {plan_, Access::select(attached_, plan_.kept()), policy_text(adapters_)};
+  }
 
   /// The adapters' values now: what the next round starts from.
   [[nodiscard]] const Eigen::VectorXf& global() const { return global_; }
@@ -77,26 +81,38 @@ class Owner {
   [[nodiscard]] PlugIn<Model> plug_in() { return plug_in_values(values()); }
   /// The same with other values, which are not kept (flat float32).
   [[nodiscard]] PlugIn<Model> plug_in_values(const at::Tensor& values) const {
-    return offsite::plug_in<Access>(model_, plan_, layout_, adapters_, values);
+    return offsite::plug_in<Access>(attached_, plan_, layout_, adapters_, values);
+  }
+  /// The whole model with the modules that the policy adds beside its weights, not merged into them.
+  [[nodiscard]] PlugIn<Model> plug_in_unmerged() {
+    return offsite::plug_in<Access>(attached_, plan_, layout_, adapters_, values(), /*merge=*/false);
   }
 
  private:
-  /// Lays out the trained tensors and reads their values.
+  /// Adds the policy's modules, lays out the trained tensors and reads their values.
   void read_adapters() {
     std::vector<std::int64_t> all(static_cast<std::size_t>(plan_.depth));
     std::iota(all.begin(), all.end(), 0);
-    const TrainedParts parts{plan_.adapters, false};
-    layout_ = layout_of<Access>(model_, all, parts, adapters_);
+    const auto blocks = trained_blocks(adapters_, plan_, true);
+    attach_modules<Access>(attached_, all, blocks, adapters_);
+    const auto parts = TrainedParts::of(blocks);
+    layout_ = layout_of<Access>(attached_, all, parts, adapters_);
     global_.resize(layout_.size());
     std::size_t next = 0;
     detail::visit_trained<Access>(
-        model_, all, parts, adapters_, [&](const std::string&, const at::Tensor& tensor, bool, bool) {
+        attached_, all, parts, adapters_, [&](const std::string&, const at::Tensor& tensor, bool, bool) {
           FlatParameters::view(values(), layout_.tensors()[next++]).copy_(tensor.detach());
         });
   }
   [[nodiscard]] at::Tensor values() { return at::from_blob(global_.data(), {global_.size()}, at::kFloat); }
 
-  Model model_;
+  static Model select_all(const Model& model) {
+    std::vector<std::int64_t> all(static_cast<std::size_t>(Access::num_blocks(model)));
+    std::iota(all.begin(), all.end(), 0);
+    return Access::select(model, all);
+  }
+
+  Model model_, attached_;  // as given, and with the policy's modules; they share their tensors
   SplitPlan plan_;
   Aggregation aggregation_;
   typename Aggregation::State state_{};

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "offsite/adapters/adapter_policy.hpp"
+#include "offsite/blocks/visit_linears.hpp"
 #include "offsite/data/packed_batch.hpp"
 #include "offsite/models/causal_lm.hpp"
 #include "offsite/ops/cross_entropy.hpp"
@@ -24,6 +25,14 @@ namespace offsite {
 struct TrainedParts {
   std::vector<std::int64_t> places;  ///< places of the trained blocks in the model at hand, ascending
   bool shared = false;               ///< embeddings, final norm and head train too
+  std::vector<BlockRole> roles{};    ///< one a place; empty = all are bottom blocks
+
+  [[nodiscard]] BlockRole role(std::size_t i) const { return roles.empty() ? BlockRole::kBottom : roles.at(i); }
+
+  /// The blocks that a policy trains, and nothing shared.
+  [[nodiscard]] static TrainedParts of(TrainedBlocks blocks) {
+    return {std::move(blocks.places), false, std::move(blocks.roles)};
+  }
 };
 
 namespace detail {
@@ -46,10 +55,12 @@ void visit_trained(Model& model, const std::vector<std::int64_t>& numbers, const
     model.visit_shared([&](std::string_view name, at::Tensor& tensor) {
       f(std::string(name), tensor, shared_decays<Model>(name), true);
     });
-  for (const auto place : parts.places) {
+  for (std::size_t i = 0; i < parts.places.size(); ++i) {
+    const auto place = parts.places[i];
+    const auto& policy = policy_at(adapters, parts.role(i));
     const auto prefix = block_prefix<Access>(numbers.at(static_cast<std::size_t>(place)));
     Access::visit(Access::block(model, place), [&](std::string_view name, at::Tensor& tensor) {
-      if (adapters.trains(name, tensor)) f(prefix + std::string(name), tensor, tensor.dim() > 1, false);
+      if (policy.trains(name, tensor)) f(prefix + std::string(name), tensor, tensor.dim() > 1, false);
     });
   }
 }
@@ -94,6 +105,10 @@ class TrainedModel {
     plan_.trained.assign(numbers.size(), false);
     for (const auto place : parts.places) plan_.trained.at(static_cast<std::size_t>(place)) = true;
     plan_.input_gradient = trains_shared_;
+    for (const auto place : parts.places)
+      visit_linears<Access>(Access::block(model_, place), [&](std::string_view, const Linear& layer) {
+        plan_.module_dropout = plan_.module_dropout || layer.low_rank.dropout.rate > 0;
+      });
 
     // A tensor trains if and only if its grad() is defined, so first nothing may have one.
     detail::visit_all<Access>(model_, [](at::Tensor& tensor) { tensor = tensor.detach(); });
