@@ -1,9 +1,9 @@
 #pragma once
-#include <fmt/format.h>
-
 #include <stdexcept>
 #include <string>
-#include <utility>
+#include <type_traits>
+
+#include "offsite/core/format.hpp"
 
 namespace offsite {
 
@@ -30,8 +30,9 @@ struct NumericError : Error {
 /// Checks a precondition; the text says what was asked, what was found and how they relate.
 /// \throws Exception with the formatted text unless `condition` holds.
 template <class Exception = ArgumentError, class... Args>
-void require(bool condition, fmt::format_string<Args...> text, Args&&... args) {
-  if (!condition) throw Exception(fmt::format(text, std::forward<Args>(args)...));
+void require(bool condition, std::type_identity_t<detail::FieldText<sizeof...(Args)>> text,
+             const Args&... args) {
+  if (!condition) throw Exception(detail::format_fields(text.get(), {TextArgument(args)...}));
 }
 
 }  // namespace offsite

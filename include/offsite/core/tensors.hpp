@@ -49,8 +49,7 @@ inline constexpr std::array<std::pair<Dtype, at::ScalarType>, 20> kScalarTypes{{
 [[nodiscard]] inline at::ScalarType scalar_type_of(Dtype dtype) {
   for (const auto& [ours, theirs] : detail::kScalarTypes)
     if (ours == dtype) return theirs;
-  throw ArgumentError(
-      fmt::format("a tensor is of type {}, for which LibTorch has no type", dtype_name(dtype)));
+  throw ArgumentError(formatted("a tensor is of type {}, for which LibTorch has no type", dtype_name(dtype)));
 }
 
 /// The file's type for a type of LibTorch.
@@ -58,8 +57,8 @@ inline constexpr std::array<std::pair<Dtype, at::ScalarType>, 20> kScalarTypes{{
 [[nodiscard]] inline Dtype dtype_of(at::ScalarType type) {
   for (const auto& [ours, theirs] : detail::kScalarTypes)
     if (theirs == type) return ours;
-  throw ArgumentError(fmt::format("a tensor is of type {}, for which the safetensors format has no type",
-                                  c10::toString(type)));
+  throw ArgumentError(
+      formatted("a tensor is of type {}, for which the safetensors format has no type", c10::toString(type)));
 }
 
 /// A tensor over the bytes of `view`, which `keeps_alive` keeps valid for as long as the tensor lives.

@@ -19,7 +19,7 @@ struct Choices {
       Example example;
       if (const auto context = row.optional_text("context"); context && !context->empty())
         example.prompt = *context + "\n";
-      example.prompt += fmt::format("Question: {}\nAnswer:", row.text("question"));
+      example.prompt += formatted("Question: {}\nAnswer:", row.text("question"));
       example.choices = row.texts("choices");
       example.answer = row.index("answer", example.choices.size());
       example.number = row.number();

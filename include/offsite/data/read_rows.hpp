@@ -60,7 +60,7 @@ class Row {
     result.reserve(list.size());
     for (const auto& value : list)
       result.push_back(
-          typed(fmt::format("{}[{}]", field, result.size()), value, "a string").get<std::string>());
+          typed(formatted("{}[{}]", field, result.size()), value, "a string").get<std::string>());
     return result;
   }
 
@@ -82,9 +82,9 @@ class Row {
     if (found == nullptr) {
       std::string names;
       for (const auto& item : fields_.items())
-        names += fmt::format("{}'{}'", names.empty() ? "" : ", ", item.name);
-      throw ProtocolError(fmt::format("{}: field '{}' is missing; the row has {}", place_, field,
-                                      names.empty() ? "no fields" : fit_width(names, 200)));
+        names += formatted("{}'{}'", names.empty() ? "" : ", ", item.name);
+      throw ProtocolError(formatted("{}: field '{}' is missing; the row has {}", place_, field,
+                                    names.empty() ? "no fields" : fit_width(names, 200)));
     }
     return *found;
   }

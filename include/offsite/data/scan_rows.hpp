@@ -1,5 +1,4 @@
 #pragma once
-#include <fmt/format.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -34,8 +33,8 @@ struct RowText {
   bool in_array = false;
 
   [[nodiscard]] std::string place(const std::filesystem::path& file) const {
-    if (in_array) return fmt::format("{}: element {} (line {})", file.string(), number + 1, line);
-    return fmt::format("{}: line {}", file.string(), line);
+    if (in_array) return formatted("{}: element {} (line {})", file.string(), number + 1, line);
+    return formatted("{}: line {}", file.string(), line);
   }
 };
 
@@ -181,7 +180,7 @@ class ArrayScanner {
         --depth;
       }
     }
-    throw ProtocolError(fmt::format("{}: broken JSON: the file ends within the array", begin.place(file_)));
+    throw ProtocolError(formatted("{}: broken JSON: the file ends within the array", begin.place(file_)));
   }
 
   /// Stops at the closing quote.

@@ -22,7 +22,7 @@ struct Sciq {
     return read_rows(file, range, [](const Row& row) {
       Example example;
       const auto support = strip_left(row.text("support"));
-      example.prompt = fmt::format("{}\nQuestion: {}\nAnswer:", support, row.text("question"));
+      example.prompt = formatted("{}\nQuestion: {}\nAnswer:", support, row.text("question"));
       for (const char* field : {"distractor1", "distractor2", "distractor3", "correct_answer"})
         example.choices.push_back(row.text(field));
       example.answer = 3;

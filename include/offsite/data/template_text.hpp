@@ -32,9 +32,9 @@ class TemplateText {
         i = end;
       } else if (c == '}') {
         throw ArgumentError(
-            fmt::format("the template '{}' closes a brace at character {} that was not opened; write }}}} "
-                        "for the brace itself",
-                        source, i + 1));
+            formatted("the template '{}' closes a brace at character {} that was not opened; write }}}} "
+                      "for the brace itself",
+                      source, i + 1));
       } else if (c == '\\' && (following == 'n' || following == 't' || following == '\\')) {
         parts_.back().text += following == 'n' ? '\n' : following == 't' ? '\t' : '\\';
         ++i;

@@ -82,7 +82,7 @@ namespace detail {
   for (std::size_t i = 0, first = 0; i < numbers.size(); ++i) {
     if (i + 1 < numbers.size() && numbers[i + 1] == numbers[i] + 1) continue;
     if (!text.empty()) text += ", ";
-    text += first == i ? fmt::format("{}", numbers[i]) : fmt::format("{}-{}", numbers[first], numbers[i]);
+    text += first == i ? formatted("{}", numbers[i]) : formatted("{}-{}", numbers[first], numbers[i]);
     first = i + 1;
   }
   return text;
@@ -103,9 +103,9 @@ namespace detail {
 inline std::vector<std::string> DisclosureReport::lines() const {
   std::vector<std::string> result;
   const auto line = [&](std::string_view name, const std::string& value) {
-    result.push_back(fmt::format("{:<20}{}", name, value));
+    result.push_back(formatted("{:<20}{}", name, value));
   };
-  line("blocks", fmt::format("{}, numbered 0 to {}", blocks, blocks - 1));
+  line("blocks", formatted("{}, numbered 0 to {}", blocks, blocks - 1));
   if (adapters.empty()) {
     line("bottom adapter", detail::runs_text(bottom));
     line("emulator", detail::runs_text(emulator));
@@ -114,12 +114,12 @@ inline std::vector<std::string> DisclosureReport::lines() const {
     line("adapters", detail::runs_text(adapters));
     line("emulator", detail::runs_text(emulator));
   }
-  line("parameters", fmt::format("{} of {} leave", offer_parameters, parameters));
-  line("verbatim share", fmt::format("{:.1f} %", 100 * verbatim_share));
+  line("parameters", formatted("{} of {} leave", offer_parameters, parameters));
+  line("verbatim share", formatted("{:.1f} %", 100 * verbatim_share));
   line("rebuildable",
        rebuildable ? "yes: every block leaves as it is" : "no: some blocks stay with the owner");
-  line("bytes", fmt::format("{}", bytes));
-  if (emulator_score) line("emulator's score", fmt::format("{:.4f}", *emulator_score));
+  line("bytes", formatted("{}", bytes));
+  if (emulator_score) line("emulator's score", formatted("{:.4f}", *emulator_score));
   return result;
 }
 
@@ -155,7 +155,8 @@ template <class Access, class Model>
     const auto original = originals.find(name);
     const auto same = original == originals.end() ? 0 : detail::verbatim_numbers(original->second, tensor);
     verbatim += same;
-    altered = altered || (same != tensor.numel() && !shared.contains(name));
+    // What the original lacks, such as an adapter policy's own tensors, hides nothing of it.
+    altered = altered || (original != originals.end() && same != tensor.numel() && !shared.contains(name));
   });
   r.verbatim_share = static_cast<double>(verbatim) / static_cast<double>(r.parameters);
   r.rebuildable = !altered && static_cast<std::int64_t>(kept.size()) == plan.depth;

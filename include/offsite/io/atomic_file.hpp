@@ -29,7 +29,7 @@ namespace detail {
   // The time too: in containers a process often has the number of an earlier one that may have left its file
   // behind.
   const auto now = std::chrono::system_clock::now().time_since_epoch().count();
-  return path.parent_path() / fmt::format(".offsite-{:x}-{}-{}.tmp", now, ::getpid(), count++);
+  return path.parent_path() / formatted(".offsite-{:x}-{}-{}.tmp", now, ::getpid(), count++);
 }
 
 /// Makes what was created, renamed or removed in a folder survive a power cut. Best effort: some file systems
@@ -61,7 +61,7 @@ class OutputFile {
 
   [[noreturn]] void fail(int reason) const {
     throw ArgumentError(
-        fmt::format("cannot write {} ({} bytes wanted): {}", target_, wanted_, std::strerror(reason)));
+        formatted("cannot write {} ({} bytes wanted): {}", target_, wanted_, std::strerror(reason)));
   }
 
   /// Asks the system for the space beforehand, so that a disk that is too full says so at once.

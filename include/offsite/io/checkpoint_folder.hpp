@@ -6,7 +6,6 @@
 #include <functional>
 #include <map>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <set>
 #include <span>
 #include <string>
@@ -57,12 +56,12 @@ namespace detail {
   for (const auto& entry : std::filesystem::directory_iterator(folder, unreadable)) {
     const auto name = entry.path().filename().string();
     if (name.starts_with("pytorch_model") || name.ends_with(".pt") || name.ends_with(".pth"))
-      throw ArgumentError(fmt::format(
+      throw ArgumentError(formatted(
           "{} holds its weights only as {}, a pickle, which can run code when read: convert it with 'python3 "
           "examples/convert_checkpoint.py {}'",
           folder.string(), name, folder.string()));
   }
-  throw ArgumentError(fmt::format("{} holds neither {} nor {}.index.json", folder.string(), wanted, wanted));
+  throw ArgumentError(formatted("{} holds neither {} nor {}.index.json", folder.string(), wanted, wanted));
 }
 
 }  // namespace detail
@@ -200,7 +199,7 @@ inline void save_checkpoint(const std::filesystem::path& folder, std::span<const
 
   std::map<std::string, std::string> shard_of;
   for (std::size_t i = 0; i < shards.size(); ++i) {
-    const auto name = fmt::format("{}-{:05}-of-{:05}.safetensors", options.stem, i + 1, shards.size());
+    const auto name = formatted("{}-{:05}-of-{:05}.safetensors", options.stem, i + 1, shards.size());
     save_safetensors(folder / name, shards[i], options.metadata);
     for (const auto& tensor : shards[i]) shard_of[tensor.name] = name;
   }

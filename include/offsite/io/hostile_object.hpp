@@ -55,7 +55,7 @@ class HostileObject {
     const auto& value = at(name);
     const bool fits = value.holds<std::int64_t>() && least <= value.get<std::int64_t>() &&
                       value.get<std::int64_t>() <= most;
-    if (!fits) check(name, false, fmt::format("an integer from {} to {}", least, most));
+    if (!fits) check(name, false, formatted("an integer from {} to {}", least, most));
     return value.get<std::int64_t>();
   }
   [[nodiscard]] std::uint64_t natural(const char* name) const {
@@ -76,7 +76,7 @@ class HostileObject {
   void check(const char* name, bool fits, std::string_view wanted) const {
     if (!fits)
       throw ProtocolError(
-          fmt::format("'{}' of {} is {}, but it must be {}", name, what_, shown_json(at(name)), wanted));
+          formatted("'{}' of {} is {}, but it must be {}", name, what_, shown_json(at(name)), wanted));
   }
 
  private:

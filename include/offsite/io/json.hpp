@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
+#include <iterator>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -42,12 +43,10 @@ class JsonBuilder {
   }
   bool EndObject(unsigned) {
     auto values = close();
-    std::vector<Json::Member> members;
-    members.reserve(values.size());
-    auto key = keys_.end() - static_cast<std::ptrdiff_t>(values.size());
-    for (auto& value : values) members.push_back({std::move(*key++), std::move(value)});
-    keys_.resize(keys_.size() - values.size());
-    return add(Json::object(std::move(members)));
+    const auto first = keys_.end() - static_cast<std::ptrdiff_t>(values.size());
+    std::vector<std::string> names(std::make_move_iterator(first), std::make_move_iterator(keys_.end()));
+    keys_.erase(first, keys_.end());
+    return add(Json::object(std::move(names), std::move(values)));
   }
   bool StartArray() { return open(); }
   bool EndArray(unsigned) { return add(close()); }
@@ -60,7 +59,7 @@ class JsonBuilder {
     levels_.emplace_back();
     return !too_deep();
   }
-  Json::Array close() {
+  std::vector<Json> close() {
     auto values = std::move(levels_.back());
     levels_.pop_back();
     return values;
@@ -75,8 +74,8 @@ class JsonBuilder {
   }
 
   Json root_;
-  std::vector<Json::Array> levels_;  // values of the arrays and objects that are open
-  std::vector<std::string> keys_;    // of the members of all open objects
+  std::vector<std::vector<Json>> levels_;  // values of the arrays and objects that are open
+  std::vector<std::string> keys_;          // of the members of all open objects
 };
 
 }  // namespace detail
@@ -114,7 +113,7 @@ inline void write_json(const std::filesystem::path& path, const Json& value) {
   try {
     text = value.dump(2);
   } catch (const ArgumentError& error) {
-    throw ArgumentError(fmt::format("cannot write {}: {}", path.string(), error.what()));
+    throw ArgumentError(formatted("cannot write {}: {}", path.string(), error.what()));
   }
   write_text_atomically(path, text + "\n");
 }

@@ -5,13 +5,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <initializer_list>
-#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
 #include <type_traits>
 #include <utility>
-#include <variant>
 #include <vector>
 
 #include "offsite/core/error.hpp"
@@ -23,83 +21,77 @@ struct JsonMember;
 
 /// One JSON value: null, true or false, a number, a text, an array or an object.
 ///
-/// It is a value: a copy shares nothing with its source. An object keeps its members in the order they came in, so a
-/// file that is read, changed and written again differs only where it was changed; finding one takes logarithmic
-/// time. Whole numbers that fit std::int64_t or std::uint64_t stay exact, all others are doubles.
+/// It is a value: a copy shares nothing with its source. An object keeps its members in the order they came
+/// in, so a file that is read, changed and written again differs only where it was changed; finding one takes
+/// logarithmic time. Whole numbers that fit std::int64_t or std::uint64_t stay exact, all others are doubles.
 ///
-/// Why not a library's: the value most JSON libraries offer costs every file that includes it more than all
-/// of our other headers together. Reading is a library's (see `parse_json`).
+/// Why not a library's: the values that JSON libraries offer cost every file that includes them more compile
+/// time than all of our other headers. Reading is a library's (see `parse_json`).
 class Json {
  public:
-  using Array = std::vector<Json>;
-  using Member = JsonMember;
-
   Json() = default;
   Json(std::nullptr_t) {}
-  Json(std::same_as<bool> auto value) : value_(value) {}
+  Json(std::same_as<bool> auto value) : kind_(Kind::kBoolean), whole_(value ? 1 : 0) {}
   template <std::integral T>
-  requires(!std::same_as<T, bool>) Json(T value) {
-    if (std::in_range<std::int64_t>(value)) {
-      value_ = static_cast<std::int64_t>(value);
-    } else {
-      value_ = static_cast<std::uint64_t>(value);
-    }
-  }
-  Json(std::floating_point auto value) : value_(static_cast<double>(value)) {}
-  Json(std::string value) : value_(std::move(value)) {}
-  Json(std::string_view value) : value_(std::string(value)) {}
-  Json(const char* value) : value_(std::string(value)) {}
+  requires(!std::same_as<T, bool>) Json(T value)
+      : kind_(std::in_range<std::int64_t>(value) ? Kind::kInteger : Kind::kNatural),
+        whole_(static_cast<std::uint64_t>(value)) {}
+  Json(std::floating_point auto value) : kind_(Kind::kReal), real_(static_cast<double>(value)) {}
+  Json(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
+  Json(std::string_view value) : Json(std::string(value)) {}
+  Json(const char* value) : Json(std::string(value)) {}
+  Json(std::vector<Json> values) : kind_(Kind::kArray), values_(std::move(values)) {}
   /// An array of what stands in `values`, each of which a Json can be made of.
   template <class T>
-  Json(const std::vector<T>& values) : value_(Array(values.begin(), values.end())) {}
-  Json(Array values) : value_(std::move(values)) {}
-
-  [[nodiscard]] static Json array(std::initializer_list<Json> values = {}) { return Array(values); }
-  /// An object of these members; of two with one name the last one stays.
-  [[nodiscard]] static Json object(std::initializer_list<Member> members);
-  [[nodiscard]] static Json object(std::vector<Member> members = {});
-
-  [[nodiscard]] bool is_null() const { return std::holds_alternative<std::monostate>(value_); }
-  [[nodiscard]] bool is_boolean() const { return std::holds_alternative<bool>(value_); }
-  [[nodiscard]] bool is_integer() const {
-    return std::holds_alternative<std::int64_t>(value_) || std::holds_alternative<std::uint64_t>(value_);
+  Json(const std::vector<T>& values) : kind_(Kind::kArray) {
+    for (const auto& value : values) values_.push_back(value);
   }
-  [[nodiscard]] bool is_number() const { return is_integer() || std::holds_alternative<double>(value_); }
-  [[nodiscard]] bool is_string() const { return std::holds_alternative<std::string>(value_); }
-  [[nodiscard]] bool is_array() const { return std::holds_alternative<Array>(value_); }
-  [[nodiscard]] bool is_object() const { return std::holds_alternative<Object>(value_); }
+
+  [[nodiscard]] static Json array(std::initializer_list<Json> values = {}) {
+    return std::vector<Json>(values);
+  }
+  /// An object of these members; of two with one name the last one stays.
+  [[nodiscard]] static Json object(std::initializer_list<JsonMember> members);
+  [[nodiscard]] static Json object() { return object(std::vector<std::string>{}, {}); }
+  /// The same from names and as many values.
+  [[nodiscard]] static Json object(std::vector<std::string> names, std::vector<Json> values);
+
+  [[nodiscard]] bool is_null() const { return kind_ == Kind::kNull; }
+  [[nodiscard]] bool is_boolean() const { return kind_ == Kind::kBoolean; }
+  [[nodiscard]] bool is_integer() const { return kind_ == Kind::kInteger || kind_ == Kind::kNatural; }
+  [[nodiscard]] bool is_number() const { return is_integer() || kind_ == Kind::kReal; }
+  [[nodiscard]] bool is_string() const { return kind_ == Kind::kString; }
+  [[nodiscard]] bool is_array() const { return kind_ == Kind::kArray; }
+  [[nodiscard]] bool is_object() const { return kind_ == Kind::kObject; }
 
   /// "null", "boolean", "number", "string", "array" or "object".
   [[nodiscard]] std::string_view type_name() const {
-    constexpr std::string_view names[] = {"null",   "boolean", "number", "number",
-                                          "number", "string",  "array",  "object"};
-    return names[value_.index()];
+    constexpr std::string_view kNames[] = {"null",   "boolean", "number", "number",
+                                           "number", "string",  "array",  "object"};
+    return kNames[static_cast<std::size_t>(kind_)];
   }
 
   /// Elements of an array or members of an object; 0 for every other value.
-  [[nodiscard]] std::size_t size() const {
-    const auto* object = std::get_if<Object>(&value_);
-    return object != nullptr ? object->order.size() : elements().size();
-  }
-  [[nodiscard]] bool empty() const { return size() == 0; }
+  [[nodiscard]] std::size_t size() const { return values_.size(); }
+  [[nodiscard]] bool empty() const { return values_.empty(); }
 
-  /// The array's elements; none if it is no array.
-  [[nodiscard]] std::span<const Json> elements() const& {
-    const auto* array = std::get_if<Array>(&value_);
-    return array != nullptr ? std::span<const Json>(*array) : std::span<const Json>();
-  }
-  std::span<const Json> elements() const&& = delete;  // would dangle
-  [[nodiscard]] auto begin() const& { return elements().begin(); }
-  [[nodiscard]] auto end() const& { return elements().end(); }
+  /// The elements of an array, or the members' values of an object in their order; else none.
+  [[nodiscard]] const Json* begin() const& { return values_.data(); }
+  [[nodiscard]] const Json* end() const& { return values_.data() + values_.size(); }
+  const Json* begin() const&& = delete;  // would dangle
 
-  /// The object's members in their order; none if it is no object.
-  [[nodiscard]] std::span<const Member> items() const&;
-  std::span<const Member> items() const&& = delete;  // would dangle
+  /// The object's members in their order, as pairs `[name, value]`; none if it is no object.
+  class Members;
+  [[nodiscard]] Members items() const&;
+  Members items() const&& = delete;  // would dangle
 
   /// The member of that name, or null if there is none or this is no object.
-  [[nodiscard]] const Json* find(std::string_view name) const&;
+  [[nodiscard]] const Json* find(std::string_view name) const& {
+    const auto place = place_of(name);
+    return names(place, name) ? &values_[order_[place]] : nullptr;
+  }
   const Json* find(std::string_view) const&& = delete;  // would dangle
-  [[nodiscard]] bool contains(std::string_view name) const& { return find(name) != nullptr; }
+  [[nodiscard]] bool contains(std::string_view name) const { return names(place_of(name), name); }
 
   /// \throws ProtocolError if there is no such member.
   [[nodiscard]] const Json& at(std::string_view name) const& {
@@ -107,26 +99,31 @@ class Json {
     require<ProtocolError>(found != nullptr, "a JSON {} has no member '{}'", type_name(), name);
     return *found;
   }
+  [[nodiscard]] Json at(std::string_view name) && { return std::as_const(*this).at(name); }
   /// \throws ProtocolError if there is no such element.
   [[nodiscard]] const Json& at(std::size_t index) const& {
-    require<ProtocolError>(index < elements().size(), "element {} of a JSON {} of {} elements was asked for",
-                           index, type_name(), elements().size());
-    return elements()[index];
+    require<ProtocolError>(index < values_.size(), "element {} of a JSON {} of {} elements was asked for",
+                           index, type_name(), values_.size());
+    return values_[index];
   }
-  [[nodiscard]] Json at(std::string_view name) && { return std::as_const(*this).at(name); }
+  template <std::integral Index>
+  [[nodiscard]] const Json& operator[](Index index) const& {
+    return at(static_cast<std::size_t>(index));
+  }
+  template <std::integral Index>
+  [[nodiscard]] Json& operator[](Index index) & {
+    return const_cast<Json&>(std::as_const(*this)[index]);
+  }
 
   /// The member of that name, made null at the end if there was none; a null value becomes an object.
   /// \throws ArgumentError if this is neither.
-  Json& operator[](std::string_view name);
-  /// The element at `index`. \throws ProtocolError if there is none.
-  Json& operator[](std::size_t index) { return const_cast<Json&>(std::as_const(*this).at(index)); }
-  [[nodiscard]] const Json& operator[](std::size_t index) const { return at(index); }
+  Json& operator[](std::string_view name) &;
 
   /// Appends to an array; a null value becomes one. \throws ArgumentError if this is neither.
   void push_back(Json value) {
-    if (is_null()) value_ = Array();
+    if (is_null()) kind_ = Kind::kArray;
     require(is_array(), "an element was appended to a JSON {}, but only an array takes one", type_name());
-    std::get<Array>(value_).push_back(std::move(value));
+    values_.push_back(std::move(value));
   }
   /// Takes the member of that name out, if there is one.
   void erase(std::string_view name);
@@ -135,9 +132,8 @@ class Json {
 
   /// The text itself. \throws ProtocolError if this is none.
   [[nodiscard]] const std::string& text() const& {
-    const auto* text = std::get_if<std::string>(&value_);
-    require<ProtocolError>(text != nullptr, "a JSON {} stands where a string was expected", type_name());
-    return *text;
+    require<ProtocolError>(is_string(), "a JSON {} stands where a string was expected", type_name());
+    return text_;
   }
   const std::string& text() const&& = delete;  // would dangle
 
@@ -145,7 +141,7 @@ class Json {
   template <class T>
   [[nodiscard]] bool holds() const;
   /// This value as T: bool, a number, std::string, or std::vector of such.
-  /// \throws ProtocolError if it is of another type, or a number that T cannot hold exactly (for integers).
+  /// \throws ProtocolError if it is of another type, or no integer that T, an integer type, can hold.
   template <class T>
   [[nodiscard]] T get() const;
   template <class T>
@@ -156,11 +152,11 @@ class Json {
   /// Objects are equal whatever their members' order; 1 equals 1.0.
   friend bool operator==(const Json& a, const Json& b);
 
-  /// How texts are written: kStrict refuses what is no UTF-8, kReplace puts U+FFFD for such bytes, kAscii does so too
-  /// and escapes all that is not ASCII.
+  /// How texts are written: kStrict refuses what is no UTF-8, kReplace puts U+FFFD for such bytes, kAscii
+  /// does so too and escapes all that is not ASCII.
   enum class Text { kStrict, kReplace, kAscii };
-  /// The value as text: in one line if `indent` is negative, else indented by so many blanks a level. Doubles get the
-  /// fewest digits that give them back; NaN and infinity, which JSON does not know, become null.
+  /// The value as text: in one line if `indent` is negative, else indented by so many blanks a level. Doubles
+  /// get the fewest digits that give them back; NaN and infinity, which JSON does not know, become null.
   /// \throws ArgumentError if a text is not UTF-8 and `mode` is kStrict.
   [[nodiscard]] std::string dump(int indent = -1, Text mode = Text::kStrict) const {
     std::string out;
@@ -169,98 +165,135 @@ class Json {
   }
 
  private:
-  struct Object {
-    std::vector<Member> members;       // in the order they came in
-    std::vector<std::uint32_t> order;  // indices into members, sorted by name
+  enum class Kind : std::uint8_t { kNull, kBoolean, kInteger, kNatural, kReal, kString, kArray, kObject };
 
-    /// The first place in `order` whose name is not before `name`.
-    [[nodiscard]] std::size_t place(std::string_view name) const;
-    [[nodiscard]] bool names(std::size_t place, std::string_view name) const;
-  };
-  std::variant<std::monostate, bool, std::int64_t, std::uint64_t, double, std::string, Array, Object> value_;
-
+  /// The first place in `order_` whose name is not before `name`.
+  [[nodiscard]] std::size_t place_of(std::string_view name) const;
+  [[nodiscard]] bool names(std::size_t place, std::string_view name) const {
+    return place < order_.size() && names_[order_[place]] == name;
+  }
   void dump_to(std::string& out, int indent, int level, Text mode) const;
   static void quote(std::string& out, std::string_view text, Text mode);
+
+  Kind kind_ = Kind::kNull;
+  std::uint64_t whole_ = 0;  // kInteger in two's complement: an integer that fits both types is always that
+  double real_ = 0;
+  std::string text_;
+  std::vector<Json> values_;          // of an array or an object
+  std::vector<std::string> names_;    // of the object's values
+  std::vector<std::uint32_t> order_;  // indices into names_, sorted by name
 };
 
-/// A named value in a JSON object.
+/// A named value, to make an object of.
 struct JsonMember {
   std::string name;
   Json value;
 };
 
-inline std::size_t Json::Object::place(std::string_view name) const {
-  const auto before = [&](std::uint32_t i, std::string_view wanted) { return members[i].name < wanted; };
-  return static_cast<std::size_t>(std::lower_bound(order.begin(), order.end(), name, before) - order.begin());
+/// The members of an object, for a loop `for (const auto& [name, value] : json.items())`.
+class Json::Members {
+ public:
+  struct Member {
+    const std::string& name;
+    const Json& value;
+  };
+  class Iterator {
+   public:
+    Iterator(const Json& json, std::size_t i) : json_(&json), i_(i) {}
+    Member operator*() const { return {json_->names_[i_], json_->values_[i_]}; }
+    Iterator& operator++() {
+      ++i_;
+      return *this;
+    }
+    bool operator!=(const Iterator& other) const { return i_ != other.i_; }
+
+   private:
+    const Json* json_;
+    std::size_t i_;
+  };
+  explicit Members(const Json& json) : json_(json) {}
+  [[nodiscard]] Iterator begin() const { return {json_, 0}; }
+  [[nodiscard]] Iterator end() const { return {json_, json_.names_.size()}; }
+
+ private:
+  const Json& json_;
+};
+
+inline Json::Members Json::items() const& { return Members(*this); }
+
+inline std::size_t Json::place_of(std::string_view name) const {
+  const auto before = [&](std::uint32_t i, std::string_view wanted) { return names_[i] < wanted; };
+  return static_cast<std::size_t>(std::lower_bound(order_.begin(), order_.end(), name, before) -
+                                  order_.begin());
 }
 
-inline bool Json::Object::names(std::size_t place, std::string_view name) const {
-  return place < order.size() && members[order[place]].name == name;
+inline Json Json::object(std::vector<std::string> names, std::vector<Json> values) {
+  require(names.size() == values.size(), "a JSON object was to be made of {} names and {} values",
+          names.size(), values.size());
+  Json made;
+  made.kind_ = Kind::kObject;
+  made.names_ = std::move(names);
+  made.values_ = std::move(values);
+  const auto count = static_cast<std::uint32_t>(made.names_.size());
+  for (std::uint32_t i = 0; i < count; ++i) made.order_.push_back(i);
+  const auto& all = made.names_;
+  std::sort(made.order_.begin(), made.order_.end(), [&](std::uint32_t i, std::uint32_t j) {
+    const int compared = all[i].compare(all[j]);
+    return compared != 0 ? compared < 0 : i < j;
+  });
+  std::vector<bool> stays(count, true);
+  bool unique = true;
+  for (std::uint32_t i = 0; i + 1 < count; ++i) {
+    const bool same = all[made.order_[i]] == all[made.order_[i + 1]];
+    stays[made.order_[i]] = !same;
+    unique = unique && !same;
+  }
+  if (unique) return made;
+  std::vector<std::string> left_names;
+  std::vector<Json> left_values;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    if (!stays[i]) continue;
+    left_names.push_back(std::move(made.names_[i]));
+    left_values.push_back(std::move(made.values_[i]));
+  }
+  return object(std::move(left_names), std::move(left_values));
 }
 
-inline Json Json::object(std::initializer_list<Member> members) {
-  return object(std::vector<Member>(members));
+inline Json Json::object(std::initializer_list<JsonMember> members) {
+  std::vector<std::string> names;
+  std::vector<Json> values;
+  for (const auto& member : members) {
+    names.push_back(member.name);
+    values.push_back(member.value);
+  }
+  return object(std::move(names), std::move(values));
 }
 
-inline std::span<const Json::Member> Json::items() const& {
-  const auto* object = std::get_if<Object>(&value_);
-  return object != nullptr ? std::span<const Member>(object->members) : std::span<const Member>();
+inline Json& Json::operator[](std::string_view name) & {
+  if (is_null()) kind_ = Kind::kObject;
+  require(is_object(), "the member '{}' of a JSON {} was asked for, but only an object has members", name,
+          type_name());
+  const auto place = place_of(name);
+  if (!names(place, name)) {
+    order_.insert(order_.begin() + static_cast<std::ptrdiff_t>(place),
+                  static_cast<std::uint32_t>(values_.size()));
+    names_.emplace_back(name);
+    values_.emplace_back();
+  }
+  return values_[order_[place]];
 }
 
-inline const Json* Json::find(std::string_view name) const& {
-  const auto* object = std::get_if<Object>(&value_);
-  if (object == nullptr) return nullptr;
-  const auto place = object->place(name);
-  return object->names(place, name) ? &object->members[object->order[place]].value : nullptr;
+inline void Json::erase(std::string_view name) {
+  const auto place = place_of(name);
+  if (!names(place, name)) return;
+  const auto index = static_cast<std::ptrdiff_t>(order_[place]);
+  names_.erase(names_.begin() + index);
+  values_.erase(values_.begin() + index);
+  *this = object(std::move(names_), std::move(values_));
 }
 
 inline void Json::update(const Json& other) {
   for (const auto& [name, value] : other.items()) (*this)[name] = value;
-}
-
-inline Json Json::object(std::vector<Member> members) {
-  Object object{std::move(members), {}};
-  auto& order = object.order;
-  order.resize(object.members.size());
-  std::iota(order.begin(), order.end(), 0u);
-  const auto name = [&](std::uint32_t i) -> const std::string& { return object.members[i].name; };
-  std::sort(order.begin(), order.end(), [&](auto i, auto j) {
-    const int order_of_names = name(i).compare(name(j));
-    return order_of_names != 0 ? order_of_names < 0 : i > j;
-  });
-  const auto same = [&](auto i, auto j) { return name(i) == name(j); };
-  if (std::adjacent_find(order.begin(), order.end(), same) != order.end()) {
-    order.erase(std::unique(order.begin(), order.end(), same), order.end());
-    std::sort(order.begin(), order.end());
-    std::vector<Member> kept;
-    for (const auto i : order) kept.push_back(std::move(object.members[i]));
-    return Json::object(std::move(kept));
-  }
-  Json result;
-  result.value_ = std::move(object);
-  return result;
-}
-
-inline Json& Json::operator[](std::string_view name) {
-  if (is_null()) value_ = Object();
-  require(is_object(), "the member '{}' of a JSON {} was asked for, but only an object has members", name,
-          type_name());
-  auto& object = std::get<Object>(value_);
-  const auto place = object.place(name);
-  if (!object.names(place, name)) {
-    object.order.insert(object.order.begin() + static_cast<std::ptrdiff_t>(place),
-                        static_cast<std::uint32_t>(object.members.size()));
-    object.members.push_back({std::string(name), Json()});
-  }
-  return object.members[object.order[place]].value;
-}
-
-inline void Json::erase(std::string_view name) {
-  auto* object = std::get_if<Object>(&value_);
-  if (object == nullptr) return;
-  auto members = std::move(object->members);
-  std::erase_if(members, [&](const Member& member) { return member.name == name; });
-  *this = Json::object(std::move(members));
 }
 
 template <class T>
@@ -268,18 +301,17 @@ bool Json::holds() const {
   if constexpr (std::same_as<T, bool>) {
     return is_boolean();
   } else if constexpr (std::integral<T>) {
-    if (const auto* n = std::get_if<std::int64_t>(&value_)) return std::in_range<T>(*n);
-    const auto* n = std::get_if<std::uint64_t>(&value_);
-    return n != nullptr && std::in_range<T>(*n);
+    return kind_ == Kind::kInteger ? std::in_range<T>(static_cast<std::int64_t>(whole_))
+                                   : kind_ == Kind::kNatural && std::in_range<T>(whole_);
   } else if constexpr (std::floating_point<T>) {
     return is_number();
   } else if constexpr (std::same_as<T, std::string>) {
     return is_string();
   } else {
-    const auto all = elements();
-    return is_array() && std::all_of(all.begin(), all.end(), [](const Json& element) {
-             return element.holds<typename T::value_type>();
-           });
+    if (!is_array()) return false;
+    for (const Json& element : values_)
+      if (!element.holds<typename T::value_type>()) return false;
+    return true;
   }
 }
 
@@ -288,47 +320,40 @@ T Json::get() const {
   require<ProtocolError>(holds<T>(), "a JSON {} stands where another type was expected: {}", type_name(),
                          dump(-1, Text::kAscii).substr(0, 60));
   if constexpr (std::same_as<T, bool>) {
-    return std::get<bool>(value_);
+    return whole_ != 0;
   } else if constexpr (std::is_arithmetic_v<T>) {
-    if (const auto* n = std::get_if<std::int64_t>(&value_)) return static_cast<T>(*n);
-    if (const auto* n = std::get_if<std::uint64_t>(&value_)) return static_cast<T>(*n);
-    return static_cast<T>(std::get<double>(value_));
+    return kind_ == Kind::kReal      ? static_cast<T>(real_)
+           : kind_ == Kind::kInteger ? static_cast<T>(static_cast<std::int64_t>(whole_))
+                                     : static_cast<T>(whole_);
   } else if constexpr (std::same_as<T, std::string>) {
-    return std::get<std::string>(value_);
+    return text_;
   } else {
     T values;
-    for (const Json& element : elements()) values.push_back(element.get<typename T::value_type>());
+    for (const Json& element : values_) values.push_back(element.get<typename T::value_type>());
     return values;
   }
 }
 
 inline bool operator==(const Json& a, const Json& b) {
-  const auto same = [&]<class T>(std::type_identity<T>) {
-    const T* of_a = std::get_if<T>(&a.value_);
-    const T* of_b = std::get_if<T>(&b.value_);
-    return of_a != nullptr && of_b != nullptr && *of_a == *of_b;
-  };
-  if (a.is_number() && b.is_number()) {
-    if (a.is_integer() != b.is_integer()) return a.get<double>() == b.get<double>();
-    // An integer has one form only: std::int64_t if it fits, else std::uint64_t.
-    return same(std::type_identity<std::int64_t>{}) || same(std::type_identity<std::uint64_t>{}) ||
-           same(std::type_identity<double>{});
+  if (a.is_number() && b.is_number() && a.kind_ != b.kind_ && !(a.is_integer() && b.is_integer()))
+    return a.get<double>() == b.get<double>();
+  if (a.kind_ != b.kind_ || a.whole_ != b.whole_ || a.real_ != b.real_ || a.text_ != b.text_ ||
+      a.size() != b.size())
+    return false;
+  if (!a.is_object()) return std::equal(a.begin(), a.end(), b.begin());
+  for (const auto& [name, value] : a.items()) {
+    const auto* other = b.find(name);
+    if (other == nullptr || !(*other == value)) return false;
   }
-  if (a.value_.index() != b.value_.index() || a.size() != b.size()) return false;
-  if (a.is_object()) {
-    const auto members = a.items();
-    return std::all_of(members.begin(), members.end(), [&](const Json::Member& member) {
-      const auto* other = b.find(member.name);
-      return other != nullptr && *other == member.value;
-    });
-  }
-  if (a.is_array()) return std::equal(a.begin(), a.end(), b.begin());
-  return a.is_null() || same(std::type_identity<bool>{}) || same(std::type_identity<std::string>{});
+  return true;
 }
 
 inline void Json::quote(std::string& out, std::string_view text, Text mode) {
   constexpr std::string_view kLetters = "\"\\\b\f\n\r\t", kEscapes = "\"\\bfnrt";
-  const auto escape = [&](std::uint32_t unit) { out += fmt::format("\\u{:04x}", unit); };
+  const auto escape = [&](std::uint32_t unit) {
+    out += "\\u";
+    for (int shift = 12; shift >= 0; shift -= 4) out += "0123456789abcdef"[unit >> shift & 15];
+  };
   out += '"';
   while (!text.empty()) {
     auto point = first_code_point(text);
@@ -355,45 +380,36 @@ inline void Json::quote(std::string& out, std::string_view text, Text mode) {
 }
 
 inline void Json::dump_to(std::string& out, int indent, int level, Text mode) const {
+  if (is_string()) return quote(out, text_, mode);
+  if (!is_array() && !is_object()) {
+    std::string text = "null";
+    if (is_boolean()) text = whole_ != 0 ? "true" : "false";
+    if (kind_ == Kind::kInteger) text = std::to_string(static_cast<std::int64_t>(whole_));
+    if (kind_ == Kind::kNatural) text = std::to_string(whole_);
+    if (kind_ == Kind::kReal && std::isfinite(real_)) {
+      text = formatted("{}", real_);
+      if (text.find_first_not_of("-0123456789") == text.npos) text += ".0";  // it stays a real number
+    }
+    out += text;
+    return;
+  }
   const auto line = [&](int depth) {
     if (indent < 0) return;
     out += '\n';
     out.append(static_cast<std::size_t>(indent * depth), ' ');
   };
-  const auto list = [&](char open, char close, const auto& parts, auto&& write) {
-    out += open;
-    bool first = true;
-    for (const auto& part : parts) {
-      if (!std::exchange(first, false)) out += ',';
-      line(level + 1);
-      write(part);
-    }
-    if (!first) line(level);
-    out += close;
-  };
-  if (is_null()) {
-    out += "null";
-  } else if (is_boolean()) {
-    out += get<bool>() ? "true" : "false";
-  } else if (const auto* whole = std::get_if<std::int64_t>(&value_)) {
-    out += fmt::format("{}", *whole);
-  } else if (const auto* natural = std::get_if<std::uint64_t>(&value_)) {
-    out += fmt::format("{}", *natural);
-  } else if (const auto* real = std::get_if<double>(&value_)) {
-    const auto text = std::isfinite(*real) ? fmt::format("{}", *real) : "null";
-    const bool looks_whole = text.find_first_not_of("-0123456789") == text.npos;
-    out += looks_whole ? text + ".0" : text;
-  } else if (const auto* text = std::get_if<std::string>(&value_)) {
-    quote(out, *text, mode);
-  } else if (is_array()) {
-    list('[', ']', elements(), [&](const Json& element) { element.dump_to(out, indent, level + 1, mode); });
-  } else {
-    list('{', '}', items(), [&](const Member& member) {
-      quote(out, member.name, mode);
+  out += is_array() ? '[' : '{';
+  for (std::size_t i = 0; i < values_.size(); ++i) {
+    if (i > 0) out += ',';
+    line(level + 1);
+    if (is_object()) {
+      quote(out, names_[i], mode);
       out += indent < 0 ? ":" : ": ";
-      member.value.dump_to(out, indent, level + 1, mode);
-    });
+    }
+    values_[i].dump_to(out, indent, level + 1, mode);
   }
+  if (!values_.empty()) line(level);
+  out += is_array() ? ']' : '}';
 }
 
 }  // namespace offsite

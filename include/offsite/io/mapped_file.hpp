@@ -32,8 +32,8 @@ class MappedFile {
     struct ::stat facts {};
     if (::fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
       ::close(file);
-      throw ArgumentError(fmt::format("cannot read {}: it is {}", path.string(),
-                                      S_ISDIR(facts.st_mode) ? "a folder" : "not a regular file"));
+      throw ArgumentError(formatted("cannot read {}: it is {}", path.string(),
+                                    S_ISDIR(facts.st_mode) ? "a folder" : "not a regular file"));
     }
     size_ = static_cast<std::size_t>(facts.st_size);
     if (size_ > 0) {  // a mapping of length 0 is an error
@@ -44,7 +44,7 @@ class MappedFile {
       if (data == MAP_FAILED) {
         ::close(file);
         throw ArgumentError(
-            fmt::format("cannot map {} of {} bytes: {}", path.string(), size_, std::strerror(reason)));
+            formatted("cannot map {} of {} bytes: {}", path.string(), size_, std::strerror(reason)));
       }
       data_ = static_cast<std::byte*>(data);
     }

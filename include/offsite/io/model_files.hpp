@@ -35,7 +35,7 @@ namespace offsite {
       break;
   }
   throw ArgumentError(
-      fmt::format("weights are float32, float16, bfloat16 or float64, not {}", dtype_name(dtype)));
+      formatted("weights are float32, float16, bfloat16 or float64, not {}", dtype_name(dtype)));
 }
 
 /// The type of that name of PyTorch's; none if weights do not have it here.
@@ -86,7 +86,7 @@ inline void copy_one_file(const std::filesystem::path& from, const std::filesyst
   Sha256 hash;
   for (const auto& name : names) {
     const MappedFile file(folder / name);
-    const auto header = fmt::format("{} {}\n", name, file.size());
+    const auto header = formatted("{} {}\n", name, file.size());
     hash.update(std::as_bytes(std::span(header))).update(file.bytes());
   }
   return hash.hex();

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <filesystem>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <numeric>
 #include <optional>
 #include <set>
@@ -110,7 +109,7 @@ template <CheckpointModel M>
   try {
     return ConfigOf<M>::from_json(json);
   } catch (const ProtocolError& error) {
-    throw ProtocolError(fmt::format("{}: {}", file, error.what()));
+    throw ProtocolError(formatted("{}: {}", file, error.what()));
   }
 }
 
@@ -125,8 +124,8 @@ template <CheckpointModel M>
           folder.string());
   const auto config = read_json(path);
   const auto* type = config.find("model_type");
-  require<ProtocolError>(type != nullptr && type->is_string(),
-                         "{} holds no text 'model_type'", path.string());
+  require<ProtocolError>(type != nullptr && type->is_string(), "{} holds no text 'model_type'",
+                         path.string());
   return type->get<std::string>();
 }
 

@@ -113,7 +113,7 @@ inline void append_json_string(std::string& out, std::string_view text) {
       out += '\\';
       out += kEscapes[i];
     } else if (static_cast<unsigned char>(c) < 0x20) {
-      out += fmt::format("\\u{:04x}", static_cast<unsigned>(c));
+      out += formatted("\\u{:04x}", static_cast<unsigned>(c));
     } else {
       out += c;
     }
@@ -167,10 +167,10 @@ inline void append_json_string(std::string& out, std::string_view text) {
   for (const auto* tensor : order) {
     key(tensor->name);
     const auto end = offset + tensor->tensor.bytes.size();
-    text += fmt::format("{{\"dtype\":\"{}\",\"shape\":[", dtype_name(tensor->tensor.dtype));
+    text += formatted("{{\"dtype\":\"{}\",\"shape\":[", dtype_name(tensor->tensor.dtype));
     for (std::size_t i = 0; i < tensor->tensor.shape.size(); ++i)
       text += (i ? "," : "") + std::to_string(tensor->tensor.shape[i]);
-    text += fmt::format("],\"data_offsets\":[{},{}]}}", offset, end);
+    text += formatted("],\"data_offsets\":[{},{}]}}", offset, end);
     offset = end;
   }
   text += '}';

@@ -38,7 +38,7 @@ namespace offsite::detail {
   std::string text(name.substr(0, kLongest));
   for (char& c : text)
     if (static_cast<unsigned char>(c) < 0x20 || c == 0x7f) c = '?';
-  return fmt::format("'{}{}'", text, name.size() > kLongest ? "..." : "");
+  return formatted("'{}{}'", text, name.size() > kLongest ? "..." : "");
 }
 
 /// What a safetensors header says of one tensor.
@@ -92,10 +92,11 @@ class HeaderParser {
   static constexpr std::size_t kMostDimensions = 64;
 
   template <class... Args>
-  void check(bool condition, fmt::format_string<Args...> text, Args&&... args) const {
+  void check(bool condition, std::type_identity_t<FieldText<sizeof...(Args)>> text,
+             const Args&... args) const {
     if (condition) return;
-    throw ProtocolError(fmt::format("{} is not a valid safetensors file: {} (byte {} of the header)", file_,
-                                    fmt::format(text, std::forward<Args>(args)...), at_));
+    throw ProtocolError(formatted("{} is not a valid safetensors file: {} (byte {} of the header)", file_,
+                                  format_fields(text.get(), {TextArgument(args)...}), at_));
   }
 
   HeaderEntry entry(const std::string& name) {

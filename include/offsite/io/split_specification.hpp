@@ -73,7 +73,7 @@ namespace detail {
     blocks.check(name, !numbers.empty(), "a list of at least one block");
     for (const auto number : numbers) {
       blocks.check(name, last < number && number < plan.depth,
-                   fmt::format("strictly ascending numbers of {} blocks", plan.depth));
+                   formatted("strictly ascending numbers of {} blocks", plan.depth));
       last = number;
     }
   }
@@ -117,8 +117,8 @@ namespace detail {
     };
     const bool same = expected.contains(name) && found.contains(name) && expected.at(name) == found.at(name);
     if (!same)
-      return fmt::format("{} of the configuration is {}, but {} was expected", shown(name), text(found),
-                         text(expected));
+      return formatted("{} of the configuration is {}, but {} was expected", shown(name), text(found),
+                       text(expected));
   }
   return {};
 }
@@ -127,7 +127,7 @@ namespace detail {
                                                            const TensorRecord& expected,
                                                            const TensorRecord& found) {
   const auto differs = [&](std::string_view what, std::string_view has, std::string_view wanted) {
-    return fmt::format("tensor {} has {} {}, but {} was expected", shown(name), what, has, wanted);
+    return formatted("tensor {} has {} {}, but {} was expected", shown(name), what, has, wanted);
   };
   if (found.shape != expected.shape)
     return differs("shape", shape_text(found.shape), shape_text(expected.shape));
@@ -135,8 +135,8 @@ namespace detail {
     return differs("type", dtype_name(found.dtype), dtype_name(expected.dtype));
   if (found.sha256 != expected.sha256) return differs("SHA-256", found.sha256, expected.sha256);
   if (found.travels != expected.travels)
-    return fmt::format("tensor {} {} in the offer, but the opposite was expected", shown(name),
-                       found.travels ? "is" : "is not");
+    return formatted("tensor {} {} in the offer, but the opposite was expected", shown(name),
+                     found.travels ? "is" : "is not");
   return {};
 }
 
@@ -182,7 +182,7 @@ inline SplitSpecification SplitSpecification::from_json(const Json& json, const 
   fields.check("tensors", fields.at("tensors").is_object(), "an object");
   for (const auto& [name, record] : fields.at("tensors").items())
     result.tensors[name] =
-        detail::record_from_json(record, fmt::format("tensor {} of {}", detail::shown(name), what));
+        detail::record_from_json(record, formatted("tensor {} of {}", detail::shown(name), what));
   return result;
 }
 
@@ -191,7 +191,7 @@ inline SplitSpecification SplitSpecification::from_json(const Json& json, const 
 [[nodiscard]] inline std::string explain_difference(const SplitSpecification& expected,
                                                     const SplitSpecification& found) {
   const auto differs = [](std::string_view field, std::string_view has, std::string_view wanted) {
-    return fmt::format("{} is {}, but {} was expected", field, has, wanted);
+    return formatted("{} is {}, but {} was expected", field, has, wanted);
   };
   const auto& a = expected;
   const auto& b = found;
@@ -215,12 +215,12 @@ inline SplitSpecification SplitSpecification::from_json(const Json& json, const 
                    a.tokenizer_sha256.empty() ? "none" : a.tokenizer_sha256);
   for (const auto& [name, tensor] : a.tensors) {
     const auto other = b.tensors.find(name);
-    if (other == b.tensors.end()) return fmt::format("tensor {} is missing", detail::shown(name));
+    if (other == b.tensors.end()) return formatted("tensor {} is missing", detail::shown(name));
     if (auto sentence = detail::explain_tensor_difference(name, tensor, other->second); !sentence.empty())
       return sentence;
   }
   for (const auto& [name, tensor] : b.tensors)
-    if (!a.tensors.contains(name)) return fmt::format("tensor {} was not expected", detail::shown(name));
+    if (!a.tensors.contains(name)) return formatted("tensor {} was not expected", detail::shown(name));
   return {};
 }
 

@@ -50,7 +50,7 @@ class StagedFolder {
     } catch (const fs::filesystem_error& error) {
       remove_parents();
       throw ArgumentError(
-          fmt::format("cannot make the folder {}: {}", final_path.string(), error.code().message()));
+          formatted("cannot make the folder {}: {}", final_path.string(), error.code().message()));
     }
   }
   StagedFolder(const StagedFolder&) = delete;
@@ -116,7 +116,7 @@ class StagedFolder {
       }
     } catch (const std::filesystem::filesystem_error& error) {
       throw ArgumentError(
-          fmt::format("cannot write the folder {}: {}", final_.string(), error.code().message()));
+          formatted("cannot write the folder {}: {}", final_.string(), error.code().message()));
     }
     detail::sync_folder(path_);
   }
@@ -131,7 +131,7 @@ class StagedFolder {
       const int reason = errno;
       ::rename(aside.c_str(), final_.c_str());
       throw ArgumentError(
-          fmt::format("cannot replace the folder {}: {}", final_.string(), std::strerror(reason)));
+          formatted("cannot replace the folder {}: {}", final_.string(), std::strerror(reason)));
     }
     path_ = aside;  // what `commit` removes
   }

@@ -130,10 +130,10 @@ class UpdateFolder {
       };
       check(known != split_.tensors.end(), "is no tensor of the split that it was made for");
       check(view.shape == known->second.shape,
-            fmt::format("has shape {}, but {} in the split", shape_text(view.shape),
-                        shape_text(known->second.shape)));
+            formatted("has shape {}, but {} in the split", shape_text(view.shape),
+                      shape_text(known->second.shape)));
       check(view.dtype == Dtype::kF32,
-            fmt::format("is of type {}, but updates are F32", dtype_name(view.dtype)));
+            formatted("is of type {}, but updates are F32", dtype_name(view.dtype)));
       check(detail::all_finite(view.bytes), "holds a number that is not finite");
     }
   }

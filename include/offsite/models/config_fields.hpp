@@ -51,7 +51,7 @@ class ConfigFields {
     std::string found = json_.at(name).dump(-1, Json::Text::kAscii);
     if (found.size() > 60) found = found.substr(0, 57) + "...";
     throw ProtocolError(
-        fmt::format("{} of the model's configuration is {}, but it must be {}", name, found, wanted));
+        formatted("{} of the model's configuration is {}, but it must be {}", name, found, wanted));
   }
   const Json& json_;
 };

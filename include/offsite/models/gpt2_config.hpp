@@ -1,9 +1,9 @@
 #pragma once
-#include <fmt/format.h>
 
 #include <cmath>
 #include <cstdint>
 #include <string>
+#include <string_view>
 
 #include "offsite/core/error.hpp"
 #include "offsite/io/json_value.hpp"
@@ -47,6 +47,12 @@ struct Gpt2Config {
   [[nodiscard]] double attention_scale(std::int64_t index) const {
     const double by_width = scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(head_width())) : 1.0;
     return scale_attn_by_inverse_layer_idx ? by_width / static_cast<double>(index + 1) : by_width;
+  }
+
+  /// Standard deviation of a random weight: residual projections shrink with the depth.
+  [[nodiscard]] double initial_deviation(std::string_view name) const {
+    return name.ends_with("c_proj.weight") ? initializer_range / std::sqrt(2.0 * static_cast<double>(n_layer))
+                                           : initializer_range;
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
@@ -154,7 +160,7 @@ inline Gpt2Config Gpt2Config::from_json(const Json& json) {
   try {
     c.check();
   } catch (const ArgumentError& error) {  // the value is a file's, not the caller's
-    throw ProtocolError(fmt::format("the model's configuration cannot be used: {}", error.what()));
+    throw ProtocolError(formatted("the model's configuration cannot be used: {}", error.what()));
   }
   return c;
 }

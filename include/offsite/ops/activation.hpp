@@ -50,10 +50,10 @@ enum class Activation : std::uint8_t {
   for (const auto& [known_name, value] : known)
     if (known_name == name) return value;
   throw ArgumentError(
-      fmt::format("the activation function \"{}\" is not known; the known ones are gelu_new, gelu_fast, "
-                  "gelu_pytorch_tanh, gelu, "
-                  "gelu_python, quick_gelu, relu, silu, swish and tanh",
-                  name));
+      formatted("the activation function \"{}\" is not known; the known ones are gelu_new, gelu_fast, "
+                "gelu_pytorch_tanh, gelu, "
+                "gelu_python, quick_gelu, relu, silu, swish and tanh",
+                name));
 }
 
 namespace ops {

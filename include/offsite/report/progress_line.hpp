@@ -29,10 +29,10 @@ struct ProgressState {
 [[nodiscard]] inline std::string duration_text(double seconds) {
   if (!std::isfinite(seconds) || seconds < 0 || seconds > 1e9) return "?";
   const auto s = std::llround(seconds);
-  if (s < 60) return fmt::format("{}s", s);
-  if (s < 3600) return fmt::format("{}:{:02}", s / 60, s % 60);
-  if (s < 86400) return fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
-  return fmt::format("{}d {:02}h", s / 86400, s / 3600 % 24);
+  if (s < 60) return formatted("{}s", s);
+  if (s < 3600) return formatted("{}:{:02}", s / 60, s % 60);
+  if (s < 86400) return formatted("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return formatted("{}d {:02}h", s / 86400, s / 3600 % 24);
 }
 
 /// A rate with three digits: "0.0123", "12.3", "1.23k", "45.6M".
@@ -64,21 +64,21 @@ inline std::string progress_bar(double share, std::int64_t width) {
   const bool known = state.total > 0;
   const double share = known ? static_cast<double>(state.done) / static_cast<double>(state.total) : 0;
   std::vector<std::string> facts;  // the most important one first
-  facts.push_back(known ? fmt::format("{}/{} {}", state.done, state.total, state.unit)
-                        : fmt::format("{} {}", state.done, state.unit));
-  if (!std::isnan(state.loss)) facts.push_back(fmt::format("loss {:.4g}", state.loss));
+  facts.push_back(known ? formatted("{}/{} {}", state.done, state.total, state.unit)
+                        : formatted("{} {}", state.done, state.unit));
+  if (!std::isnan(state.loss)) facts.push_back(formatted("loss {:.4g}", state.loss));
   if (known && state.done < state.total)
-    facts.push_back(fmt::format(
+    facts.push_back(formatted(
         "{} left",
         state.rate > 0 ? duration_text(static_cast<double>(state.total - state.done) / state.rate) : "?"));
   else
     facts.push_back(duration_text(state.seconds));
-  if (state.rate > 0) facts.push_back(fmt::format("{} {}/s", rate_text(state.rate), state.unit));
+  if (state.rate > 0) facts.push_back(formatted("{} {}/s", rate_text(state.rate), state.unit));
   if (state.tokens_per_second > 0)
-    facts.push_back(fmt::format("{} tokens/s", rate_text(state.tokens_per_second)));
+    facts.push_back(formatted("{} tokens/s", rate_text(state.tokens_per_second)));
 
   std::string begin(state.label);
-  if (known) begin += fmt::format("{}{:3.0f}%", begin.empty() ? "" : " ", std::floor(share * 100));
+  if (known) begin += formatted("{}{:3.0f}%", begin.empty() ? "" : " ", std::floor(share * 100));
   const auto joined = [&](std::size_t count) {
     std::string text;
     for (std::size_t i = 0; i < count; ++i) text += (text.empty() ? "" : "  ") + facts[i];
@@ -92,9 +92,8 @@ inline std::string progress_bar(double share, std::int64_t width) {
     const auto free =
         width - display_width(std::string_view(begin)) - display_width(std::string_view(text)) - 5;
     if (known && free >= kShortestBar)
-      return fmt::format("{} {}  {}", begin, detail::progress_bar(share, std::min(free, kLongestBar)), text);
-    if ((!known || count == 1) && free >= -3)
-      return begin.empty() ? text : fmt::format("{}  {}", begin, text);
+      return formatted("{} {}  {}", begin, detail::progress_bar(share, std::min(free, kLongestBar)), text);
+    if ((!known || count == 1) && free >= -3) return begin.empty() ? text : formatted("{}  {}", begin, text);
   }
   return std::string(fit_width(begin.empty() ? facts[0] : begin, width));
 }

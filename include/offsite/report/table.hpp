@@ -27,7 +27,7 @@ struct Cell {
       : text(std::string_view(value)) {}  // NOLINT: a row is written as a list of plain values
 
   template <std::integral T>
-  Cell(T value) : text(fmt::format("{}", value)), number(true) {}  // NOLINT
+  Cell(T value) : text(formatted("{}", value)), number(true) {}  // NOLINT
 
   /// A number with so many digits after the point; what was not measured (NaN) is a dash.
   Cell(double value, int digits)

@@ -12,6 +12,8 @@
 #include <utility>
 #include <vector>
 
+#include "offsite/adapters/any_adapter.hpp"
+#include "offsite/adapters/modules.hpp"
 #include "offsite/blocks/visit_parameters.hpp"
 #include "offsite/core/tensors.hpp"
 #include "offsite/emulator/disclosure.hpp"
@@ -29,9 +31,8 @@ struct OfferOptions {
   std::optional<Dtype>
       dtype{};  ///< of emulator and shared parameters; none = as they are. Adapters keep theirs
   std::optional<std::vector<std::string>>
-      shared{};  ///< full names of the shared parameters that go along; none = all
-  std::string adapter_policy = "whole_blocks";  ///< which parameters of the adapter blocks train
-  std::optional<double> emulator_score{};       ///< accuracy of the emulator alone, for report and policy
+      shared{};                            ///< full names of the shared parameters that go along; none = all
+  std::optional<double> emulator_score{};  ///< accuracy of the emulator alone, for report and policy
   DisclosurePolicy policy{};
   std::uint64_t max_shard_bytes = 5'000'000'000;  ///< data in one file, > 0
   StagedFolder::Existing existing = StagedFolder::kRefuse;
@@ -82,7 +83,7 @@ template <CheckpointModel M>
   split.model_type = M::kModelType;
   split.config = std::move(config);
   split.plan = offer.plan;
-  split.adapter_policy = options.adapter_policy;
+  split.adapter_policy = offer.adapter_policy;
   if (options.dtype) split.dtype = weight_dtype_name(*options.dtype);
   split.tokenizer_sha256 = tokenizer_sha256(source);
 
@@ -91,8 +92,9 @@ template <CheckpointModel M>
   for (const auto number : offer.plan.emulator) frozen.insert(block_prefix<BlockAccess<M>>(number));
   // A client brings a left-out parameter as the published checkpoint has it, so it is not cast here.
   const auto is_cast = [&](const std::string& name) {
-    return !left.contains(name) && std::any_of(frozen.begin(), frozen.end(),
-                                               [&](const auto& start) { return name.starts_with(start); });
+    return !left.contains(name) && !detail::is_module_name(name) &&
+           std::any_of(frozen.begin(), frozen.end(),
+                       [&](const auto& start) { return name.starts_with(start); });
   };
   const auto kept = offer.plan.kept();
   visit_parameters<BlockAccess<M>>(result.model, kept, [&](const std::string& name, at::Tensor& tensor) {
@@ -141,13 +143,14 @@ DisclosureReport write_offer(const M& full, const Offer<M>& offer, const std::fi
 }
 
 /// An offer that came from outside, checked.
-template <CheckpointModel M>
+template <CheckpointModel M, AdapterPolicy Adapters = PlacedAdapters>
 struct ReceivedOffer {
   Offer<M> offer;
   SplitSpecification split;
   DisclosureReport disclosure;
   std::string split_sha256;         ///< of its `split.json`
   std::filesystem::path tokenizer;  ///< folder that holds the tokenizer's files
+  Adapters adapters{};              ///< what trains: what the client is to be made with
 };
 
 namespace detail {
@@ -164,13 +167,22 @@ namespace detail {
   return tensor_over(view, folder.owner(key));
 }
 
+/// The library's policy that a split specification names. \throws ProtocolError
+[[nodiscard]] inline PlacedAdapters offered_policy(const std::string& text, const std::string& file) {
+  try {
+    return PlacedAdapters::parse(text);
+  } catch (const ArgumentError& error) {
+    throw ProtocolError(fmt::format("{} names no adapter policy of this library: {}", file, error.what()));
+  }
+}
+
 /// Checks everything of an offer but its weights. \throws ProtocolError
-template <class M>
-[[nodiscard]] ReceivedOffer<M> read_offer_texts(const std::filesystem::path& path) {
+template <class M, class Adapters = PlacedAdapters>
+[[nodiscard]] ReceivedOffer<M, Adapters> read_offer_texts(const std::filesystem::path& path) {
   std::error_code unseen;
   require(std::filesystem::is_directory(path, unseen), "{} is no folder, but an offer is a folder",
           path.string());
-  ReceivedOffer<M> result;
+  ReceivedOffer<M, Adapters> result;
   result.split = SplitSpecification::read(path / "split.json");
   result.split_sha256 = file_sha256(path / "split.json");
   result.tokenizer = path;
@@ -186,7 +198,7 @@ template <class M>
   const auto depth = config_of<M>(config, (path / "config.json").string()).num_blocks();
   check("config.json", depth == split.plan.depth
                            ? ""
-                           : fmt::format("it has {} blocks, but {} were expected", depth, split.plan.depth));
+                           : formatted("it has {} blocks, but {} were expected", depth, split.plan.depth));
   const auto hash = tokenizer_sha256(path);
   require<ProtocolError>(
       hash == split.tokenizer_sha256,
@@ -202,17 +214,43 @@ template <class M>
   return result;
 }
 
+/// Adds the policy's modules to an offer's blocks, with the offer's values.
+/// \param source  gives a tensor by its full name and shape, checked
+/// \throws ProtocolError if the offer lacks one; nothing larger than what it holds is made.
+template <class M, class Adapters, class Source>
+void attach_offered(M& model, const SplitPlan& plan, const Adapters& adapters, const Source& source) {
+  using Access = BlockAccess<M>;
+  const auto kept = plan.kept();
+  const auto blocks = trained_blocks(adapters, plan, false);
+  std::map<std::string, at::Tensor, std::less<>> values;
+  visit_modules<Access>(model, kept, blocks, adapters, [&](const std::string& name, at::IntArrayRef shape) {
+    values.emplace(name, source(name, shape).to(at::kFloat));
+  });
+  attach_modules<Access>(model, kept, blocks, adapters);
+  visit_parameters<Access>(model, kept, [&](const std::string& name, at::Tensor& tensor) {
+    if (const auto value = values.find(name); value != values.end()) tensor = value->second;
+  });
+}
+
 }  // namespace detail
 
 /// Reads an offer folder and checks all of it against its `split.json`: names, shapes, types, SHA-256 and
 /// block numbers of the weights, no more and no less, the configuration and the tokenizer. Weights are not
 /// copied.
-/// \param own  a folder with the shared parameters that the offer leaves out
-/// \throws ArgumentError if a file cannot be read, or `own` is needed. ProtocolError saying what does not fit.
-template <CheckpointModel M>
-[[nodiscard]] ReceivedOffer<M> read_offer(const std::filesystem::path& path,
-                                          const std::optional<std::filesystem::path>& own = {}) {
-  auto result = detail::read_offer_texts<M>(path);
+/// \param own       a folder with the shared parameters that the offer leaves out
+/// \param adapters  what the reader trains
+/// \throws ArgumentError if a file cannot be read, or `own` is needed.
+/// \throws ProtocolError saying what does not fit, or that the offer was made for another policy.
+template <CheckpointModel M, AdapterPolicy Adapters>
+[[nodiscard]] ReceivedOffer<M, Adapters> read_offer(const std::filesystem::path& path,
+                                                    const std::optional<std::filesystem::path>& own,
+                                                    const Adapters& adapters) {
+  auto result = detail::read_offer_texts<M, Adapters>(path);
+  require<ProtocolError>(result.split.adapter_policy == policy_text(adapters),
+                         "the offer {} was made for the adapter policy {}, but this reader's is '{}'",
+                         path.string(), detail::shown(result.split.adapter_policy), policy_text(adapters));
+  result.adapters = adapters;
+  result.offer.adapter_policy = result.split.adapter_policy;
   const auto& tensors = result.split.tensors;
   const CheckpointFolder folder(path);
   for (const auto& name : folder.names()) {
@@ -240,10 +278,24 @@ template <CheckpointModel M>
   };
   const auto config = detail::config_of<M>(result.split.config, (path / "split.json").string());
   result.offer.model = M::build(config, result.split.plan.kept(), source);
+  detail::attach_offered(result.offer.model, result.split.plan, adapters, source);
   for (const auto& [name, record] : tensors)
     require<ProtocolError>(taken.contains(name), "{} lists the tensor {}, which is no part of these blocks",
                            (path / "split.json").string(), detail::shown(name));
   return result;
+}
+
+/// The same with the adapter policy that the offer names.
+/// \throws ProtocolError if that is none of the library's.
+template <CheckpointModel M>
+[[nodiscard]] ReceivedOffer<M> read_offer(const std::filesystem::path& path,
+                                          const std::optional<std::filesystem::path>& own = {}) {
+  std::error_code unseen;
+  const auto file = path / "split.json";
+  PlacedAdapters adapters;
+  if (std::filesystem::is_directory(path, unseen))
+    adapters = detail::offered_policy(SplitSpecification::read(file).adapter_policy, file.string());
+  return read_offer<M>(path, own, adapters);
 }
 
 }  // namespace offsite

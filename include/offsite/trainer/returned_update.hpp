@@ -4,6 +4,7 @@
 #include <filesystem>
 #include <string>
 
+#include "offsite/adapters/adapter_policy.hpp"
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/core/parameter_layout.hpp"
@@ -34,25 +35,45 @@ void check_update_fits(const std::filesystem::path& model, const SplitSpecificat
   };
   const auto config = folder.config();
   check(split.model_type == M::kModelType ? ""
-                                          : fmt::format("the model type is {}, but '{}' was expected",
-                                                        detail::shown(split.model_type), M::kModelType));
+                                          : formatted("the model type is {}, but '{}' was expected",
+                                                      detail::shown(split.model_type), M::kModelType));
   check(detail::explain_config_difference(config, split.config));
   const auto depth = detail::config_of<M>(config, (model / "config.json").string()).num_blocks();
   check(split.plan.depth == depth
             ? ""
-            : fmt::format("the number of blocks is {}, but {} was expected", split.plan.depth, depth));
+            : formatted("the number of blocks is {}, but {} was expected", split.plan.depth, depth));
 
   const detail::KeySpelling spelling(folder, M::kKeyPrefix);
   for (const auto number : split.plan.adapters) {
     const auto prefix = block_prefix<BlockAccess<M>>(number);
     for (auto at = split.tensors.lower_bound(prefix);
          at != split.tensors.end() && at->first.starts_with(prefix); ++at) {
+      if (detail::is_module_name(at->first)) continue;  // the policy's own: see `check_modules_fit`
       const auto key = spelling.spelled(at->first);
-      check(folder.contains(key) ? "" : fmt::format("tensor {} is not in it", detail::shown(at->first)));
+      check(folder.contains(key) ? "" : formatted("tensor {} is not in it", detail::shown(at->first)));
       const auto view = folder.at(key);
       check(detail::explain_tensor_difference(
           at->first, {view.dtype, view.shape, sha256_hex(view.bytes), at->second.travels}, at->second));
     }
+  }
+}
+
+/// Checks that the modules of a split are those that the owner starts from: its policy has the same settings and seed.
+/// \param start  the owner's values before any round, as `layout` lays them
+/// \throws ProtocolError naming the first that differs.
+inline void check_modules_fit(const SplitSpecification& split, const ParameterLayout& layout,
+                              const Eigen::VectorXf& start) {
+  for (const auto& tensor : layout.tensors()) {
+    if (!detail::is_module_name(tensor.name)) continue;
+    const auto record = split.tensors.find(tensor.name);
+    const std::span<const float> values(start.data() + tensor.offset, static_cast<std::size_t>(tensor.numel));
+    // A magnitude is a norm, whose last bit may be another on another machine.
+    const bool same = record != split.tensors.end() && record->second.shape == tensor.shape &&
+                      (tensor.name.ends_with("magnitude_vector") ||
+                       record->second.sha256 == sha256_hex(std::as_bytes(values)));
+    require<ProtocolError>(
+        same, "the update was not made for this model: {} starts otherwise than the policy '{}' says",
+        detail::shown(tensor.name), split.adapter_policy);
   }
 }
 

@@ -29,7 +29,7 @@ inline constexpr std::array<std::pair<std::string_view, Schedule>, 5> kSchedules
     if (known == name) return schedule;
   std::string names;
   for (const auto& entry : kSchedules) names += (names.empty() ? "" : ", ") + std::string(entry.first);
-  throw ArgumentError(fmt::format("no schedule is called \"{}\"; there are {}", name, names));
+  throw ArgumentError(formatted("no schedule is called \"{}\"; there are {}", name, names));
 }
 
 [[nodiscard]] inline std::string_view schedule_name(Schedule schedule) {

@@ -63,8 +63,8 @@ inline Json run_identity(const TrainingOptions& o, const ParameterLayout& layout
                        {"keep_best", o.keep_best},
                        {"early_stopping_patience", o.early_stopping_patience},
                        {"dtype", std::string(dtype_name(dtype_of(compute)))},
-                       {"data", fmt::format("{:016x}", data)},
-                       {"trained tensors", fmt::format("{:016x}", tensors)}});
+                       {"data", formatted("{:016x}", data)},
+                       {"trained tensors", formatted("{:016x}", tensors)}});
 }
 
 /// What may change the last bits of a result without being wrong.
@@ -124,7 +124,7 @@ class TrainingCheckpoints {
   std::filesystem::path save(const TrainingState& state, const FlatParameters& parameters,
                              const at::Tensor& best) const {
     std::filesystem::create_directories(folder_);
-    const auto path = folder_ / fmt::format("step-{:08}", state.step);
+    const auto path = folder_ / formatted("step-{:08}", state.step);
     StagedFolder staged(path, StagedFolder::Existing::kReplace);
     std::vector<NamedView> tensors{{"first_moment", view_of(parameters.first_moment())},
                                    {"second_moment", view_of(parameters.second_moment())},
@@ -162,12 +162,12 @@ class TrainingCheckpoints {
       const Json machine = detail::run_machine();
       for (const auto& [name, value] : machine.items())
         if (saved.at("machine").at(name) != value)
-          warn(fmt::format(
+          warn(formatted(
               "the checkpoint was made with {} {}, this run has {}: results may differ in the last bits",
               name, saved.at("machine").at(name).dump(), value.dump()));
     } catch (const ProtocolError& error) {
       throw ProtocolError(
-          fmt::format("{} is not a checkpoint's state: {}", (path / "state.json").string(), error.what()));
+          formatted("{} is not a checkpoint's state: {}", (path / "state.json").string(), error.what()));
     }
     load_tensors(path / "state.safetensors", parameters, best);
     return state;
