@@ -1,0 +1,21 @@
+#pragma once
+/// Owner and clients of a federation, as state machines without I/O, and what runs them. Nothing here needs LibTorch;
+/// `federation/sqlite_journal.hpp` needs SQLite and is included by itself.
+#include "offsite/federation/aggregate_round.hpp"
+#include "offsite/federation/blob.hpp"
+#include "offsite/federation/check_update.hpp"
+#include "offsite/federation/client.hpp"
+#include "offsite/federation/downloads.hpp"
+#include "offsite/federation/events.hpp"
+#include "offsite/federation/journal.hpp"
+#include "offsite/federation/memory_journal.hpp"
+#include "offsite/federation/message_fields.hpp"
+#include "offsite/federation/messages.hpp"
+#include "offsite/federation/node.hpp"
+#include "offsite/federation/owner.hpp"
+#include "offsite/federation/owner_options.hpp"
+#include "offsite/federation/owner_state.hpp"
+#include "offsite/federation/safetensors_bytes.hpp"
+#include "offsite/federation/split_difference.hpp"
+#include "offsite/federation/update_limits.hpp"
+#include "offsite/federation/wire.hpp"

@@ -1,0 +1,107 @@
+#pragma once
+#include <Eigen/Core>
+
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+#include <type_traits>
+#include <vector>
+
+#include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/policy_state.hpp"
+#include "offsite/federation/events.hpp"
+#include "offsite/federation/journal.hpp"
+#include "offsite/federation/safetensors_bytes.hpp"
+
+namespace offsite::federation {
+
+namespace detail {
+
+/// The numbers of these tensors end to end, in the order of their names.
+[[nodiscard]] inline Eigen::VectorXf flattened(std::span<const NamedView> tensors) {
+  Eigen::Index size = 0;
+  for (const auto& [name, tensor] : tensors)
+    size += static_cast<Eigen::Index>(tensor.bytes.size() / sizeof(float));
+  Eigen::VectorXf flat(size);
+  auto* out = reinterpret_cast<std::byte*>(flat.data());
+  for (const auto& [name, tensor] : tensors) {
+    if (!tensor.bytes.empty()) std::memcpy(out, tensor.bytes.data(), tensor.bytes.size());
+    out += tensor.bytes.size();
+  }
+  return flat;
+}
+
+/// `flat` as a safetensors file of the names and shapes of `like`.
+[[nodiscard]] inline std::vector<std::byte> unflattened(const Eigen::VectorXf& flat,
+                                                        std::vector<NamedView> like) {
+  auto bytes = std::as_bytes(std::span(flat.data(), static_cast<std::size_t>(flat.size())));
+  for (auto& [name, tensor] : like) {
+    const auto size = tensor.bytes.size();
+    tensor.bytes = bytes.first(size);
+    bytes = bytes.subspan(size);
+  }
+  return safetensors_bytes(like);
+}
+
+template <PersistentState S, Journal J>
+void load_state(S& state, const std::string& sha256, J& journal) {
+  if constexpr (!std::is_empty_v<S>) {
+    if (sha256.empty()) return;
+    const auto view = journal.view(sha256);
+    const auto tensors = read_safetensors(view.bytes, "the policy's state");
+    state.visit([&](std::string_view name, Eigen::VectorXf& vector) {
+      for (const auto& tensor : tensors)
+        if (tensor.name == name) vector = flattened(std::span(&tensor, 1));
+    });
+  }
+}
+
+/// The state as a blob; its hash, or "" if there is nothing to keep.
+template <PersistentState S, Journal J>
+[[nodiscard]] std::string save_state(S& state, J& journal) {
+  if constexpr (std::is_empty_v<S>) {
+    return {};
+  } else {
+    std::vector<NamedView> tensors;
+    state.visit([&](std::string_view name, Eigen::VectorXf& vector) {
+      const auto bytes = std::as_bytes(std::span(vector.data(), static_cast<std::size_t>(vector.size())));
+      if (vector.size() > 0) tensors.push_back({std::string(name), {Dtype::kF32, {vector.size()}, bytes}});
+    });
+    return tensors.empty() ? std::string() : journal.put(safetensors_bytes(tensors)).sha256;
+  }
+}
+
+}  // namespace detail
+
+/// Carries out `Aggregate`: the next adapters, in the journal. A policy that refuses these updates is an answer with an
+/// error; what the journal throws (a full disk) passes through.
+template <AggregationPolicy Policy, Journal J>
+requires PersistentState<typename Policy::State>
+[[nodiscard]] Aggregated aggregate_round(const Policy& policy, const Aggregate& request, J& journal) {
+  const auto global = journal.view(request.global);
+  const auto tensors = read_safetensors(global.bytes, "the adapters");
+  const auto before = detail::flattened(tensors);
+  std::vector<ClientUpdate> updates;
+  for (const auto& update : request.updates) {
+    const auto view = journal.view(update.sha256);
+    updates.push_back({detail::flattened(read_safetensors(view.bytes, "an update")), update.weight});
+  }
+  typename Policy::State state{};
+  detail::load_state(state, request.policy_state, journal);
+  Aggregated answer{request.round, {}, {}, {}};
+  Eigen::VectorXf next;
+  try {
+    next = policy.aggregate(before, updates, state);
+    require<NumericError>(next.size() == before.size() && next.allFinite(),
+                          "the aggregation of round {} gave numbers that are not finite", request.round);
+  } catch (const Error& error) {
+    answer.error = error.what();
+    return answer;
+  }
+  answer.global = journal.put(detail::unflattened(next, tensors));
+  answer.policy_state = detail::save_state(state, journal);
+  return answer;
+}
+
+}  // namespace offsite::federation

@@ -1,0 +1,146 @@
+#pragma once
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "offsite/core/error.hpp"
+#include "offsite/federation/message_fields.hpp"
+#include "offsite/federation/messages.hpp"
+#include "offsite/io/json.hpp"
+#include "offsite/io/sha256.hpp"
+
+namespace offsite::federation {
+
+/// How a message lies in bytes:
+///
+///   0   4  "OFFT"
+///   4   1  version of this layout, 1
+///   5   1  number of the message
+///   6   2  zero
+///   8   4  bytes of the header, little-endian
+///   12  4  bytes of the payload, little-endian
+///   16     header: a JSON object
+///          payload: a chunk's bytes, else nothing
+///      32  SHA-256 of all of the above
+///
+/// The checksum finds damage, not forgery: that is the transport's task. A blob's own hash is checked besides.
+inline constexpr std::array<char, 4> kMagic{'O', 'F', 'F', 'T'};
+inline constexpr std::uint8_t kWireVersion = 1;
+inline constexpr std::size_t kPrefixBytes = 16;
+inline constexpr std::size_t kChecksumBytes = 32;
+
+/// Most bytes a message's header may have: a welcome lists every tensor, a hello the expected split.
+[[nodiscard]] constexpr std::uint64_t most_header(std::size_t kind) {
+  constexpr std::uint64_t kKiB = 1024;
+  return kind == 1 ? 16 * kKiB * kKiB : kind == 0 ? 256 * kKiB : 64 * kKiB;
+}
+
+namespace detail {
+
+[[nodiscard]] inline std::array<std::byte, kChecksumBytes> checksum(std::span<const std::byte> bytes) {
+  const auto hex = sha256_hex(bytes);
+  const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
+  std::array<std::byte, kChecksumBytes> sum{};
+  for (std::size_t i = 0; i < sum.size(); ++i)
+    sum[i] = static_cast<std::byte>(digit(hex[2 * i]) * 16 + digit(hex[2 * i + 1]));
+  return sum;
+}
+
+/// The message of number `kind` from its header; all but a chunk's bytes.
+template <std::size_t I = 0>
+[[nodiscard]] Message message_from(std::size_t kind, const offsite::detail::HostileObject& fields) {
+  if constexpr (I < std::variant_size_v<Message>) {
+    if (kind != I) return message_from<I + 1>(kind, fields);
+    std::variant_alternative_t<I, Message> message;
+    read_fields(fields, message);
+    return message;
+  } else {
+    throw ProtocolError("an unknown message");  // its number was checked before
+  }
+}
+
+}  // namespace detail
+
+/// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
+[[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
+  const auto header = std::visit([](const auto& m) { return write_fields(m); }, message).dump();
+  const auto* chunk = std::get_if<Chunk>(&message);
+  const std::span<const std::byte> payload = chunk != nullptr ? chunk->bytes : std::span<const std::byte>();
+  require(header.size() <= most_header(message.index()),
+          "the message '{}' takes {} bytes, but at most {} are allowed", kMessageNames[message.index()],
+          header.size(), most_header(message.index()));
+  require(payload.size() <= kMostChunk, "a chunk of {} bytes is larger than the {} that are allowed",
+          payload.size(), kMostChunk);
+  std::vector<std::byte> out;
+  out.reserve(kPrefixBytes + header.size() + payload.size() + kChecksumBytes);
+  const auto append = [&](const void* data, std::size_t bytes) {
+    const auto* first = static_cast<const std::byte*>(data);
+    out.insert(out.end(), first, first + bytes);
+  };
+  const std::array<std::uint8_t, 4> kind{kWireVersion, static_cast<std::uint8_t>(message.index()), 0, 0};
+  const std::array<std::uint32_t, 2> sizes{static_cast<std::uint32_t>(header.size()),
+                                           static_cast<std::uint32_t>(payload.size())};
+  append(kMagic.data(), kMagic.size());
+  append(kind.data(), kind.size());
+  append(sizes.data(), sizeof sizes);
+  append(header.data(), header.size());
+  append(payload.data(), payload.size());
+  const auto sum = detail::checksum(out);
+  append(sum.data(), sum.size());
+  return out;
+}
+
+/// The message these bytes are, checked from the first to the last; nothing larger than they are is allocated on a
+/// claim they make. \param peer  who sent them, for errors
+/// \throws ProtocolError with one sentence that says what is wrong.
+[[nodiscard]] inline Message decode(std::span<const std::byte> bytes, std::string_view peer) {
+  const auto check = [&]<class... Args>(bool good, fmt::format_string<Args...> text, Args&&... args) {
+    if (!good)
+      throw ProtocolError(fmt::format("a message from {} is refused: {}", offsite::detail::shown(peer),
+                                      fmt::format(text, std::forward<Args>(args)...)));
+  };
+  check(bytes.size() >= kPrefixBytes + kChecksumBytes, "it has {} bytes, but the shortest has {}",
+        bytes.size(), kPrefixBytes + kChecksumBytes);
+  check(std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, "it does not begin with OFFT");
+  const auto version = std::to_integer<unsigned>(bytes[4]);
+  const auto kind = std::to_integer<std::size_t>(bytes[5]);
+  check(version == kWireVersion, "its layout is of version {}, but this reads version {}", version,
+        kWireVersion);
+  check(kind < std::variant_size_v<Message>, "its number {} is unknown", kind);
+  check(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, "bytes 6 and 7 are not zero");
+  std::array<std::uint32_t, 2> sizes{};
+  std::memcpy(sizes.data(), bytes.data() + 8, sizeof sizes);
+  const std::uint64_t header = sizes[0], payload = sizes[1];
+  check(header <= most_header(kind), "its header claims {} bytes, but at most {} are allowed", header,
+        most_header(kind));
+  const bool is_chunk = std::holds_alternative<Chunk>(Message{Chunk{}}) && kind == Message{Chunk{}}.index();
+  check(payload <= (is_chunk ? kMostChunk : 0), "its payload claims {} bytes, but at most {} are allowed",
+        payload, is_chunk ? kMostChunk : 0);
+  check(kPrefixBytes + header + payload + kChecksumBytes == bytes.size(), "it claims {} bytes, but has {}",
+        kPrefixBytes + header + payload + kChecksumBytes, bytes.size());
+  const auto body = bytes.first(bytes.size() - kChecksumBytes);
+  const auto sum = detail::checksum(body);
+  check(std::memcmp(sum.data(), bytes.data() + body.size(), sum.size()) == 0,
+        "its checksum does not fit its bytes");
+
+  const auto what =
+      fmt::format("the message '{}' from {}", kMessageNames[kind], offsite::detail::shown(peer));
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, header);
+  const auto json = parse_json(text, what);
+  auto message = detail::message_from(kind, offsite::detail::HostileObject(json, what));
+  if (auto* chunk = std::get_if<Chunk>(&message)) {
+    check(payload > 0, "it is a chunk of no bytes");
+    const auto data = body.subspan(kPrefixBytes + header);
+    chunk->bytes.assign(data.begin(), data.end());
+  }
+  return message;
+}
+
+}  // namespace offsite::federation
