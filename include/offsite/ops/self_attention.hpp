@@ -8,8 +8,10 @@
 
 #include "offsite/core/sequences.hpp"
 #include "offsite/ops/attention.hpp"
+#include "offsite/ops/head_norms.hpp"
 #include "offsite/ops/linear.hpp"
 #include "offsite/ops/projections.hpp"
+#include "offsite/ops/rope.hpp"
 
 namespace offsite {
 
@@ -46,20 +48,27 @@ struct SelfAttention {
   Projection projection;  ///< to queries, keys and values
   Linear out;
   ops::AttentionOptions options;  ///< heads, scale and the like; a pass adds dropout
+  HeadNorms norms{};              ///< of queries and keys, if there are any
+  Rope rope{};                    ///< turns queries and keys by their positions, if it turns anything
 
   struct Saved {
     typename Projection::Saved projection;
+    HeadNorms::Saved norms;
     Linear::Saved out;
     Qkv qkv;
     at::Tensor rows, lse;
+    RopeRows queries, keys;  // the angles of their rows
     ops::AttentionPlan plan;
     ops::AttentionOptions options;
   };
 
   /// (N, C) -> (N, C), differentiable by autograd.
   [[nodiscard]] at::Tensor forward(const at::Tensor& n, const Sequences& s) const {
-    const auto [q, k, v] = projection.forward(n);
-    return out.forward(ops::attention_reference(q, k, v, ops::AttentionPlan::of(s), options));
+    const Qkv qkv = norms.forward(projection.forward(n), options);
+    const RopeRows angles = rope.rows(s);
+    return out.forward(ops::attention_reference(ops::rope_reference(qkv.q, options.heads, angles),
+                                                ops::rope_reference(qkv.k, options.key_heads(), angles),
+                                                qkv.v, ops::AttentionPlan::of(s), options));
   }
 
   /// The same without a graph, or (N, C) -> (M, C): the queries of `rows` only if they are defined.
@@ -72,6 +81,10 @@ struct SelfAttention {
     saved.options.dropout = dropout;
     saved.options.key = key;
     Qkv qkv = projection.forward(n, rows, saved.projection, save);
+    norms.forward_(qkv, options, saved.norms, save);
+    saved.keys = rope.rows(s);
+    saved.queries = rows.defined() ? rope.rows(s, rows) : saved.keys;
+    turn(qkv, saved.queries, saved.keys);
     auto [a, lse] = ops::attention(qkv.q, qkv.k, qkv.v, saved.plan, saved.options);
     if (save) {
       saved.qkv = std::move(qkv);
@@ -87,15 +100,27 @@ struct SelfAttention {
     return projection.backward(da, s.rows(), saved.rows, saved.projection, need, [&](const Qkv& to) {
       ops::attention_backward(da, saved.qkv.q, saved.qkv.k, saved.qkv.v, saved.lse, to.q, to.k, to.v,
                               saved.plan, saved.options);
+      turn(to, saved.queries, saved.keys, true);
+      norms.backward_(to, options, saved.norms);
     });
   }
 
   /// The next n tokens of the sequence in `cache`: (n, C) -> (n, C).
   [[nodiscard]] at::Tensor forward(const at::Tensor& n, KeyValueCache& cache) const {
-    const auto [q, k, v] = projection.forward(n);
-    const auto [keys, values] = cache.append(k, v);
+    HeadNorms::Saved unused;
+    Qkv qkv = projection.forward(n);
+    norms.forward_(qkv, options, unused, false);
+    const RopeRows angles = rope.tail(n.size(0), cache.length + n.size(0));
+    turn(qkv, angles, angles);
+    const auto [keys, values] = cache.append(qkv.k, qkv.v);
     return out.forward(
-        ops::attention(q, keys, values, ops::AttentionPlan::tail(n.size(0), cache.length), options).out);
+        ops::attention(qkv.q, keys, values, ops::AttentionPlan::tail(n.size(0), cache.length), options).out);
+  }
+
+ private:
+  void turn(const Qkv& x, const RopeRows& queries, const RopeRows& keys, bool backward = false) const {
+    ops::rope_(x.q, options.heads, queries, backward);
+    ops::rope_(x.k, options.key_heads(), keys, backward);
   }
 };
 
