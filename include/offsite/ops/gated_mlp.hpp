@@ -1,0 +1,143 @@
+#pragma once
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty_like.h>
+
+#include <cstdint>
+
+#include "offsite/core/error.hpp"
+#include "offsite/core/tensor_view.hpp"
+#include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/activation.hpp"
+#include "offsite/ops/linear.hpp"
+#include "offsite/ops/simd.hpp"
+
+namespace offsite {
+namespace ops {
+namespace detail {
+
+struct GatedActivationKernel {  // y = activation(g) u; y may be g or u
+  template <simd::Isa, class T>
+  [[gnu::always_inline]] static void run(const T* g, const T* u, T* y, std::int64_t n, const SigmoidForm& f) {
+    const simd::Floats a(f.a), b(f.b);
+    std::int64_t i = 0;
+    for (; i + simd::kLanes <= n; i += simd::kLanes)
+      simd::store(y + i, ActivationKernel::value(simd::load(g + i), a, b) * simd::load(u + i));
+    if (const auto rest = n - i; rest > 0)
+      simd::store_some(
+          y + i, ActivationKernel::value(simd::load_some(g + i, rest), a, b) * simd::load_some(u + i, rest),
+          rest);
+  }
+};
+
+struct GatedActivationBackwardKernel {  // g and u become their gradients, given that of y
+  [[gnu::always_inline]] static void turn(simd::Floats& g, simd::Floats& u, const simd::Floats& d,
+                                          const simd::Floats& a, const simd::Floats& b) {
+    const simd::Floats c = clamped(g), q = c * c * b;
+    const simd::Floats s = simd::Floats(1.0f) / (simd::exp(-(c * (q + a))) + 1.0f);
+    const simd::Floats slope = s + s * (simd::Floats(1.0f) - s) * c * (q * 3.0f + a), value = g * s;
+    g = d * u * slope;
+    u = d * value;
+  }
+  template <simd::Isa, class T>
+  [[gnu::always_inline]] static void run(const T* d, T* g, T* u, std::int64_t n, const SigmoidForm& f) {
+    const simd::Floats a(f.a), b(f.b);
+    std::int64_t i = 0;
+    for (; i + simd::kLanes <= n; i += simd::kLanes) {
+      simd::Floats x = simd::load(g + i), y = simd::load(u + i);
+      turn(x, y, simd::load(d + i), a, b);
+      simd::store(g + i, x);
+      simd::store(u + i, y);
+    }
+    if (const auto rest = n - i; rest > 0) {
+      simd::Floats x = simd::load_some(g + i, rest), y = simd::load_some(u + i, rest);
+      turn(x, y, simd::load_some(d + i, rest), a, b);
+      simd::store_some(g + i, x, rest);
+      simd::store_some(u + i, y, rest);
+    }
+  }
+};
+
+}  // namespace detail
+
+/// activation(g) u, element by element, into `out`, which may be one of them (Shazeer, arXiv:2002.05202: SwiGLU for
+/// SiLU, GeGLU for GELU). Records no graph.
+inline void gated_activation_out(const at::Tensor& g, const at::Tensor& u, Activation f,
+                                 const at::Tensor& out) {
+  require(g.sizes() == u.sizes() && g.scalar_type() == u.scalar_type(),
+          "a gate is {} of type {}, but its values {} {}", shape_text(g.sizes()), g.dtype().name(),
+          shape_text(u.sizes()), u.dtype().name());
+  const auto form = detail::SigmoidForm::of(f);
+  if (!form.usable() || !detail::is_flat(g) || !detail::is_flat(u) || !detail::is_flat(out)) {
+    out.copy_(activation_reference(g, f).mul(u));
+    return;
+  }
+  with_type(g, [&]<class T>(T*) {
+    const auto *p = g.const_data_ptr<T>(), *q = u.const_data_ptr<T>();
+    auto* r = out.mutable_data_ptr<T>();
+    at::parallel_for(0, g.numel(), 32768, [&](std::int64_t begin, std::int64_t end) {
+      simd::run<detail::GatedActivationKernel>(p + begin, q + begin, r + begin, end - begin, form);
+    });
+  });
+}
+
+/// Turns `g` and `u` in place into the gradients of both, given dL/d(activation(g) u) in `d`.
+inline void gated_activation_backward_(const at::Tensor& d, at::Tensor& g, at::Tensor& u, Activation f) {
+  const auto form = detail::SigmoidForm::of(f);
+  if (!form.usable() || !detail::is_flat(d) || !detail::is_flat(g) || !detail::is_flat(u)) {
+    at::Tensor dg = d.mul(u);
+    u = d.mul(activation_reference(g, f));
+    activation_backward_(dg, g, f);
+    g = dg;
+    return;
+  }
+  with_type(g, [&]<class T>(T*) {
+    const auto* p = d.const_data_ptr<T>();
+    auto *q = g.mutable_data_ptr<T>(), *r = u.mutable_data_ptr<T>();
+    at::parallel_for(0, g.numel(), 32768, [&](std::int64_t begin, std::int64_t end) {
+      simd::run<detail::GatedActivationBackwardKernel>(p + begin, q + begin, r + begin, end - begin, form);
+    });
+  });
+}
+
+}  // namespace ops
+
+/// Feed-forward part with a gate: down(activation(gate(x)) up(x)), (N, C) -> (N, C).
+struct GatedMlp {
+  Linear gate, up, down;
+  Activation activation = Activation::kSilu;
+
+  struct Saved {
+    Linear::Saved gate, up, down;
+    at::Tensor g, u;  ///< results of gate and up
+  };
+
+  /// Differentiable by autograd.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
+    return down.forward(ops::activation_reference(gate.forward(x), activation).mul(up.forward(x)));
+  }
+  /// The same without a graph; keeps for `backward` what it needs if `save`.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
+    const at::Tensor g = gate.forward(x, saved.gate, save), u = up.forward(x, saved.up, save);
+    const at::Tensor a = save ? at::empty_like(g) : g;
+    ops::gated_activation_out(g, u, activation, a);
+    if (save) {
+      saved.g = g;
+      saved.u = u;
+    }
+    return down.forward(a, saved.down, save);
+  }
+  /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
+    const at::Tensor da = down.backward(dy, saved.down);
+    saved.down = {};
+    ops::gated_activation_backward_(da, saved.g, saved.u, activation);
+    at::Tensor dx = gate.backward(saved.g, saved.gate);
+    saved.g.reset();
+    dx.add_(up.backward(saved.u, saved.up));
+    saved.u.reset();
+    return dx;
+  }
+};
+
+}  // namespace offsite
