@@ -71,8 +71,8 @@ at::ScalarType own_type(Model& model) {
 }
 
 /// The tokenizer of a folder, checked against the model. \throws ArgumentError if its ids do not fit.
-inline ByteLevelBpe tokenizer_for(const Path& folder, std::int64_t vocabulary) {
-  ByteLevelBpe tokenizer = load_tokenizer(folder);
+inline AnyTokenizer tokenizer_for(const Path& folder, std::int64_t vocabulary) {
+  AnyTokenizer tokenizer = load_tokenizer(folder);
   require(tokenizer.vocabulary_size() <= vocabulary,
           "the tokenizer in {} has {} tokens, but the model's vocabulary is {}: they do not fit each other",
           folder.string(), tokenizer.vocabulary_size(), vocabulary);
@@ -99,7 +99,7 @@ inline EncodeOptions encode_options(const DataArguments& data, std::int64_t cont
 
 /// Samples to train on, read and encoded. Says how many lost the beginning of their prompt.
 inline std::vector<Sample> load_training(const Session& session, const DataArguments& data,
-                                         const ByteLevelBpe& tokenizer, std::int64_t context) {
+                                         const AnyTokenizer& tokenizer, std::int64_t context) {
   const auto task = task_of(data);
   const auto options = encode_options(data, context);
   auto encoded =
@@ -123,7 +123,7 @@ struct Evaluation {
 };
 
 inline Evaluation load_evaluation(const Session& session, const DataArguments& data,
-                                  const ByteLevelBpe& tokenizer, std::int64_t context) {
+                                  const AnyTokenizer& tokenizer, std::int64_t context) {
   const auto task = task_of(data);
   const auto options = encode_options(data, context);
   const auto examples = read_examples(task, data.data, data.range());

@@ -17,6 +17,7 @@ void run_generate(const GenerateCommand& command, Session& session) {
   model = cast_model<BlockAccess<Model>>(std::move(model),
                                          compute_type(session, Precision::kScoring, own_type(model)));
   auto prompt = tokenizer.encode(command.prompt);
+  if (tokenizer.adds_bos() && tokenizer.bos_id()) prompt.insert(prompt.begin(), *tokenizer.bos_id());
   if (prompt.empty()) {
     // Nothing to go on from: the model begins a text of its own.
     const auto begin = tokenizer.bos_id() ? tokenizer.bos_id() : tokenizer.eos_id();
@@ -30,14 +31,16 @@ void run_generate(const GenerateCommand& command, Session& session) {
                                 .end_of_text = tokenizer.eos_id(),
                                 .on_token = [&](std::int32_t id) {
                                   if (id == tokenizer.eos_id()) return;
-                                  const auto text = tokenizer.decode(std::span(&id, 1));
+                                  const auto text = tokenizer.bytes_of(id);
                                   std::fwrite(text.data(), 1, text.size(), stdout);
                                   std::fflush(stdout);
                                 }});
   std::fputc('\n', stdout);
   if (result.stop == Stop::kContext)
     session.say(fmt::format("the context of {} tokens is full", model.config.context_length()));
-  session.results["text"] = tokenizer.decode(result.text());
+  std::string text;  // not `decode`, which takes the space off that begins many a text
+  for (const auto id : result.text()) text += tokenizer.bytes_of(id);
+  session.results["text"] = text;
   session.results["ids"] = result.tokens;
 }
 

@@ -36,6 +36,26 @@ struct CodePoint {
   return {value, bytes};
 }
 
+/// Appends a code point (at most U+10FFFF, no surrogate) as UTF-8.
+constexpr void append_utf8(std::string& out, std::uint32_t c) {
+  const auto tail = [&](int shift) { out += static_cast<char>(0x80 | (c >> shift & 0x3f)); };
+  if (c < 0x80) {
+    out += static_cast<char>(c);
+  } else if (c < 0x800) {
+    out += static_cast<char>(0xc0 | c >> 6);
+    tail(0);
+  } else if (c < 0x10000) {
+    out += static_cast<char>(0xe0 | c >> 12);
+    tail(6);
+    tail(0);
+  } else {
+    out += static_cast<char>(0xf0 | c >> 18);
+    tail(12);
+    tail(6);
+    tail(0);
+  }
+}
+
 /// The byte at which `text` stops being UTF-8, or `npos` if all of it is.
 [[nodiscard]] constexpr std::size_t find_invalid_utf8(std::string_view text) {
   for (std::size_t at = 0; at < text.size();) {

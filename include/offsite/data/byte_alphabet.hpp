@@ -29,6 +29,18 @@ inline constexpr std::array<std::int16_t, 0x144> kByteOfChar = [] {
 
 }  // namespace detail
 
+/// The byte that a token such as "<0x0A>" stands for.
+[[nodiscard]] inline std::optional<unsigned char> byte_of_token(std::string_view token) {
+  if (token.size() != 6 || !token.starts_with("<0x") || token[5] != '>') return {};
+  int value = 0;
+  for (const char c : token.substr(3, 2)) {
+    const std::size_t digit = std::string_view("0123456789abcdefABCDEF").find(c);
+    if (digit == std::string_view::npos) return {};
+    value = value * 16 + static_cast<int>(digit < 16 ? digit : digit - 6);
+  }
+  return static_cast<unsigned char>(value);
+}
+
 /// The bytes that a token of a byte-level vocabulary stands for ("Ġthe" is " the"); nothing if one of its
 /// characters is not in GPT-2's byte alphabet, as in added tokens such as "   ".
 [[nodiscard]] inline std::optional<std::string> bytes_of_token(std::string_view token) {

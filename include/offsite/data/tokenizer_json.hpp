@@ -1,55 +1,20 @@
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <filesystem>
 #include <optional>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "offsite/core/error.hpp"
-#include "offsite/data/byte_level_bpe.hpp"
+#include "offsite/data/bpe_model.hpp"
+#include "offsite/data/tokenizer_steps.hpp"
 #include "offsite/data/tokenizer_vocabulary.hpp"
 #include "offsite/io/json.hpp"
 
 namespace offsite::detail {
-
-inline constexpr std::string_view kSupportedKinds =
-    "supported are the model BPE, no normalizer, and ByteLevel as pre_tokenizer and decoder";
-
-/// What `key` holds in the object `from`, or null if `from` is no object or has no such key.
-inline const Json& field_of(const Json& from, std::string_view key) {
-  static const Json null;
-  const auto* found = from.find(key);
-  return found == nullptr ? null : *found;
-}
-
-/// A yes or no in a file; nothing if it is absent or null.
-/// \throws ProtocolError if it is something else.
-inline std::optional<bool> read_flag(const Json& from, std::string_view key, std::string_view file) {
-  const Json& value = field_of(from, key);
-  if (value.is_null()) return {};
-  require<ProtocolError>(value.is_boolean(), "{}: {} is neither true nor false", file, key);
-  return value.get<bool>();
-}
-
-/// The steps of a tokenizer.json component: those of a Sequence, which its `key` lists, or the component
-/// itself.
-inline std::vector<Json> steps_of(const Json& component, std::string_view key) {
-  if (component.is_null()) return {};
-  if (!(field_of(component, "type") == "Sequence")) return {component};
-  const Json& steps = field_of(component, key);
-  return steps.is_array() ? std::vector<Json>(steps.begin(), steps.end()) : std::vector<Json>{component};
-}
-
-inline std::string kind_of(const Json& component) {
-  const Json& type = field_of(component, "type");
-  return type.is_string() ? type.get<std::string>() : "without type";
-}
-
-[[noreturn]] inline void refuse_kind(std::string_view file, std::string_view part, std::string_view kind) {
-  throw ProtocolError(
-      fmt::format("{}: the {} {} is not supported: {}", file, part, excerpt(kind), kSupportedKinds));
-}
 
 /// Reads tokenizer.json's `model`, a BPE.
 inline VocabularyReader read_bpe_model(const Json& model, const std::string& file) {
@@ -57,7 +22,7 @@ inline VocabularyReader read_bpe_model(const Json& model, const std::string& fil
   // Files of tokenizers before 0.10 have no type; only BPE has merges.
   if (kind_of(model) != "BPE" && !(field_of(model, "type").is_null() && merges.is_array()))
     refuse_kind(file, "model", kind_of(model));
-  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix", "dropout", "byte_fallback"}) {
+  for (const char* key : {"continuing_subword_prefix", "end_of_word_suffix", "dropout"}) {
     const Json& value = field_of(model, key);
     require<ProtocolError>(value.is_null() || value == "" || value == 0 || value == false,
                            "{}: model.{} is {}, which is not supported: only a BPE without it is", file, key,
@@ -85,7 +50,7 @@ inline std::vector<AddedToken> read_added_tokens(const Json& list, const std::st
   require<ProtocolError>(list.is_null() || list.is_array(), "{}: added_tokens is not a list", file);
   std::vector<AddedToken> tokens;
   for (std::size_t i = 0; i < list.size(); ++i) {
-    const std::string field = fmt::format("added_tokens entry {}", i);
+    const std::string field = formatted("added_tokens entry {}", i);
     const Json& content = field_of(list[i], "content");
     require<ProtocolError>(content.is_string(), "{}: {} has no content", file, field);
     const auto flag = [&](std::string_view key) { return read_flag(list[i], key, file).value_or(false); };
@@ -104,7 +69,7 @@ inline std::vector<AddedToken> read_added_tokens(const Json& list, const std::st
 /// The token that tokenizer.json's `post_processor` puts before a text, if any.
 inline std::optional<std::int32_t> read_begin_token(const Json& post_processor, const std::string& file) {
   std::optional<std::int32_t> begin;
-  for (const Json& step : steps_of(post_processor, "processors")) {
+  for (const Json& step : steps_of(post_processor, "processors", file)) {
     if (kind_of(step) == "ByteLevel") continue;
     require<ProtocolError>(kind_of(step) == "TemplateProcessing",
                            "{}: the post_processor {} is not supported: ByteLevel and TemplateProcessing are",
@@ -128,43 +93,52 @@ inline std::optional<std::int32_t> read_begin_token(const Json& post_processor, 
 
 /// What tokenizer.json holds.
 struct TokenizerJson {
-  VocabularyReader vocabulary;
-  std::vector<AddedToken> added_tokens = {};
-  bool add_prefix_space = false;
-  bool split_words = true;
-  bool ignore_merges = false;
-  bool fuse_unknown = false;
-  std::string unknown = {};                ///< empty: none
+  BpeParts parts;                          ///< all but begin and end token
   std::optional<std::int32_t> begin = {};  ///< put before a text by the post-processor
+  VocabularyReader vocabulary;             ///< finds ids; its parts are taken
 };
 
-/// Reads tokenizer.json.
+/// Reads tokenizer.json; `prefix_space` is what tokenizer_config.json says of add_prefix_space.
 /// \throws ProtocolError naming the field that is broken or of a kind that is not supported.
-inline TokenizerJson read_tokenizer_json(const std::filesystem::path& path) {
+inline TokenizerJson read_tokenizer_json(const std::filesystem::path& path,
+                                         std::optional<bool> prefix_space) {
   const std::string file = path.string();
   const Json root = read_json(path);
   require<ProtocolError>(root.is_object(), "{} is not a JSON object", file);
-  for (const Json& step : steps_of(field_of(root, "normalizer"), "normalizers"))
-    refuse_kind(file, "normalizer", kind_of(step));
-  for (const Json& step : steps_of(field_of(root, "decoder"), "decoders"))
-    if (kind_of(step) != "ByteLevel") refuse_kind(file, "decoder", kind_of(step));
-  const auto splitters = steps_of(field_of(root, "pre_tokenizer"), "pretokenizers");
-  for (const Json& step : splitters)
-    if (kind_of(step) != "ByteLevel") refuse_kind(file, "pre_tokenizer", kind_of(step));
-  if (splitters.size() != 1)
-    refuse_kind(file, "pre_tokenizer", splitters.empty() ? "null" : "Sequence of several");
+  auto normalizer = read_normalizer(field_of(root, "normalizer"), file);
+  auto pre_tokenizer = read_pre_tokenizer(field_of(root, "pre_tokenizer"), file, prefix_space);
+  const bool byte_level = pre_tokenizer.byte_level;
+  auto decoder = read_decoder(field_of(root, "decoder"), file, byte_level);
 
   const Json& model = field_of(root, "model");
-  TokenizerJson read{.vocabulary = read_bpe_model(model, file)};
-  read.added_tokens = read_added_tokens(field_of(root, "added_tokens"), file, read.vocabulary);
-  read.add_prefix_space = read_flag(splitters[0], "add_prefix_space", file).value_or(true);
-  read.split_words = read_flag(splitters[0], "use_regex", file).value_or(true);
-  read.ignore_merges = read_flag(model, "ignore_merges", file).value_or(false);
-  read.fuse_unknown = read_flag(model, "fuse_unk", file).value_or(false);
+  VocabularyReader vocabulary = read_bpe_model(model, file);
+  auto added_tokens = read_added_tokens(field_of(root, "added_tokens"), file, vocabulary);
+  const bool byte_fallback = read_flag(model, "byte_fallback", file).value_or(false);
+
+  BpeParts parts = byte_level ? vocabulary.take() : vocabulary.take_by_character(byte_fallback);
+  if (!byte_level)
+    for (BpeParts::Token& token : parts.tokens) token.bytes = decoder.bytes_of(token.spelling);
+  std::string storage;
+  for (const AddedToken& token : added_tokens) {  // Hugging Face's decode them to what they are found as
+    if (!token.normalized) continue;
+    const std::string text(normalizer.apply(token.content, storage));
+    parts.tokens[static_cast<std::size_t>(token.id)].bytes = byte_level ? text : decoder.bytes_of(text);
+  }
+  const bool every_byte = std::find(parts.bytes.begin(), parts.bytes.end(), -1) == parts.bytes.end();
+  require<ProtocolError>(
+      !byte_level || !byte_fallback || every_byte,
+      "{}: model.byte_fallback is true, which goes with ByteLevel only if every byte has a token", file);
+  parts.added_tokens = std::move(added_tokens);
+  parts.normalizer = std::move(normalizer);
+  parts.splitter = TextSplitter(std::move(pre_tokenizer.steps));
+  parts.ignore_merges = read_flag(model, "ignore_merges", file).value_or(false);
+  parts.fuse_unknown = read_flag(model, "fuse_unk", file).value_or(false);
   if (const Json& unknown = field_of(model, "unk_token"); unknown.is_string())
-    read.unknown = unknown.get<std::string>();
-  read.begin = read_begin_token(field_of(root, "post_processor"), file);
-  return read;
+    parts.unknown = vocabulary.find(unknown.text());
+  parts.drops_spaces = decoder.drops_spaces;
+  parts.drops_marker = decoder.drops_marker;
+  const auto begin = read_begin_token(field_of(root, "post_processor"), file);
+  return {std::move(parts), begin, std::move(vocabulary)};
 }
 
 }  // namespace offsite::detail

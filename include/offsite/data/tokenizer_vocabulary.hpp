@@ -8,11 +8,12 @@
 #include <string>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/utf8.hpp"
+#include "offsite/data/bpe_model.hpp"
 #include "offsite/data/byte_alphabet.hpp"
-#include "offsite/data/byte_level_bpe.hpp"
 #include "offsite/data/word_table.hpp"
 #include "offsite/io/json_value.hpp"
 #include "offsite/io/mapped_file.hpp"
@@ -22,19 +23,19 @@ namespace offsite::detail {
 /// A text from a file for a message: cut to 40 columns.
 inline std::string excerpt(std::string_view text) {
   const std::string_view begin = fit_width(text, 40);
-  return fmt::format("\"{}{}\"", begin, begin.size() < text.size() ? "..." : "");
+  return formatted("\"{}{}\"", begin, begin.size() < text.size() ? "..." : "");
 }
 
 /// A token id in a file. \throws ProtocolError unless it is an integer from 0 to 2^31 - 1.
 inline std::int32_t read_token_id(const Json& value, std::string_view file, std::string_view field) {
   constexpr auto kMax = std::numeric_limits<std::int32_t>::max();
   if (!value.holds<std::int32_t>() || value.get<std::int32_t>() < 0)
-    throw ProtocolError(fmt::format("{}: {} is {}, but a token id is an integer from 0 to {}", file, field,
-                                    excerpt(value.dump()), kMax));
+    throw ProtocolError(formatted("{}: {} is {}, but a token id is an integer from 0 to {}", file, field,
+                                  excerpt(value.dump()), kMax));
   return value.get<std::int32_t>();
 }
 
-/// The vocabulary and merges of a byte-level BPE while its files are read.
+/// The vocabulary and merges of a BPE while its files are read.
 class VocabularyReader {
  public:
   /// Takes a vocabulary `{token: id, ...}`, as in vocab.json and tokenizer.json's `model.vocab`.
@@ -55,7 +56,7 @@ class VocabularyReader {
     const auto [found, is_new] = ids_.emplace(token, id);
     require<ProtocolError>(found->second == id, "{}: the added token {} has the id {}, but {} in {}", file,
                            excerpt(token), id, found->second, file_);
-    specials_[token] = id;
+    specials_[token] = is_new;
   }
 
   /// The next merge rule. `unit` and `number` say where it stands in `file`.
@@ -90,9 +91,34 @@ class VocabularyReader {
 
   [[nodiscard]] std::int64_t size() const { return static_cast<std::int64_t>(ids_.size()); }
 
-  /// The parts as far as vocabulary and merges fill them; ends the reading.
+  /// The parts of a byte-level tokenizer as far as vocabulary and merges fill them; ends the reading.
   /// \throws ProtocolError if an id is given twice or the ids leave a hole.
-  [[nodiscard]] ByteLevelBpeParts take() {
+  [[nodiscard]] BpeParts take() {
+    for_each_by_id([&](std::size_t id, const std::string& token) {
+      parts_.tokens[id] = token_of(token);
+      if (parts_.tokens[id].learned && parts_.tokens[id].bytes.size() == 1)
+        parts_.bytes[static_cast<unsigned char>(parts_.tokens[id].bytes[0])] = static_cast<std::int32_t>(id);
+    });
+    return std::move(parts_);
+  }
+
+  /// As `take`, for a tokenizer that merges characters. With `byte_fallback`, tokens such as "<0x0A>" are the bytes of
+  /// characters that have no id. What a token decodes to is not filled in.
+  [[nodiscard]] BpeParts take_by_character(bool byte_fallback) {
+    parts_.by_character = true;
+    for_each_by_id([&](std::size_t id, const std::string& token) {
+      const auto special = specials_.find(token);
+      const bool only_added = special != specials_.end() && special->second != 0;
+      parts_.tokens[id] = {.bytes = {}, .learned = !only_added, .spelling = token};
+      const auto byte = byte_fallback && !only_added ? byte_of_token(token) : std::nullopt;
+      if (byte) parts_.bytes[*byte] = static_cast<std::int32_t>(id);
+    });
+    return std::move(parts_);
+  }
+
+ private:
+  template <class Use>
+  void for_each_by_id(Use&& use) {
     parts_.tokens.resize(ids_.size());
     std::vector<const std::string*> owner(ids_.size());
     for (const auto& [token, id] : ids_) {
@@ -103,18 +129,14 @@ class VocabularyReader {
       if (owner[index] != nullptr) {
         const auto [first, second] = std::minmax(*owner[index], token);
         throw ProtocolError(
-            fmt::format("{}: {} and {} have the same id {}", file_, excerpt(first), excerpt(second), id));
+            formatted("{}: {} and {} have the same id {}", file_, excerpt(first), excerpt(second), id));
       }
       owner[index] = &token;
-      parts_.tokens[index] = token_of(token);
-      if (parts_.tokens[index].learned && parts_.tokens[index].bytes.size() == 1)
-        parts_.bytes[static_cast<unsigned char>(parts_.tokens[index].bytes[0])] = id;
+      use(index, token);
     }
-    return std::move(parts_);
   }
 
- private:
-  ByteLevelBpeParts::Token token_of(const std::string& token) const {
+  BpeParts::Token token_of(const std::string& token) const {
     if (specials_.contains(token)) return {token, false};
     auto bytes = bytes_of_token(token);
     const bool learned = bytes.has_value();
@@ -122,8 +144,9 @@ class VocabularyReader {
   }
 
   std::string file_;  // where the vocabulary stands
-  StringMap ids_, specials_;
-  ByteLevelBpeParts parts_;
+  StringMap ids_;
+  StringMap specials_;  // 1 for those that the vocabulary itself lacks
+  BpeParts parts_;
 };
 
 /// Reads merges.txt or vocab.bpe: a rule a line after a line `#version`.
