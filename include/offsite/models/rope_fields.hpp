@@ -64,7 +64,8 @@ struct RopeSpelling {
   if (rope.type == RopeType::kYarn && !inner.has("factor"))
     rope.factor = static_cast<double>(context) / static_cast<double>(rope.context);
   else
-    inner.read_required("factor", rope.factor);
+    require<ProtocolError>(inner.has("factor"), "{} of the model's configuration lacks factor", holder);
+  inner.read("factor", rope.factor);
   inner.read("low_freq_factor", rope.low_freq_factor);
   inner.read("high_freq_factor", rope.high_freq_factor);
   inner.read("beta_fast", rope.beta_fast);
