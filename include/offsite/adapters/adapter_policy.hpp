@@ -50,15 +50,23 @@ concept ChoosesPolicies = requires(const P& policy, BlockRole role) {
 template <class P>
 concept AdapterPolicy = std::copyable<P> &&(detail::ChoosesTensors<P> || detail::ChoosesPolicies<P>);
 
+/// A parameter that a policy adds to a layer.
+struct ModuleParameter {
+  std::string suffix;  ///< what stands behind the layer's name, e.g. ".lora_A.weight"
+  std::vector<std::int64_t> shape;
+};
+
 /// Refinement: the policy adds parameters of its own to linear layers (LoRA and its kin), which then are visited as
 /// parameters of the block.
 ///
 ///   `p.attach(name, layer)`    asked once for each linear layer of each block, by its full name; true if it added
 ///                              something, which must not change what the layer computes
+///   `p.modules(name, layer)`   the parameters that it would add, a std::vector of ModuleParameter
 ///   `p.check()`                throws ArgumentError if a setting is out of its range
 template <class P>
 concept AttachesModules = requires(const P& policy, std::string_view name, Linear& layer) {
   { policy.attach(name, layer) } -> std::same_as<bool>;
+  { policy.modules(name, layer) } -> std::same_as<std::vector<ModuleParameter>>;
   policy.check();
 };
 

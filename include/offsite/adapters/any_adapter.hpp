@@ -32,6 +32,16 @@ struct AnyAdapter {
         },
         policy);
   }
+  [[nodiscard]] std::vector<ModuleParameter> modules(std::string_view name, const Linear& layer) const {
+    return std::visit(
+        [&]<class P>(const P& p) {
+          if constexpr (AttachesModules<P>)
+            return p.modules(name, layer);
+          else
+            return std::vector<ModuleParameter>{};
+        },
+        policy);
+  }
   void check() const {
     std::visit(
         []<class P>(const P& p) {
@@ -147,7 +157,7 @@ template <class Policy>
   if (name == Lora::kName) return read_policy(Lora{}, text);
   if (name == BitFit::kName) return read_policy(BitFit{}, text);
   throw ArgumentError(
-      fmt::format("the adapter policy is '{}', but there are whole_blocks, lora and bitfit", name));
+      formatted("the adapter policy is '{}', but there are whole_blocks, lora and bitfit", name));
 }
 
 }  // namespace detail

@@ -57,6 +57,15 @@ struct Lora {
     return detail::is_module_name(name);
   }
 
+  /// What `attach` would add.
+  [[nodiscard]] std::vector<ModuleParameter> modules(std::string_view name, const Linear& layer) const {
+    if (!targets.empty() && !detail::is_target(name, targets)) return {};
+    const auto in = layer.in_features(), out = layer.out_features();
+    std::vector<ModuleParameter> added{{".lora_A.weight", {rank, in}}, {".lora_B.weight", {out, rank}}};
+    if (dora) added.push_back({".lora_magnitude_vector", {out}});
+    return added;
+  }
+
   /// Adds untrained factors to a layer if it is a target. \param name  the layer's full name
   bool attach(std::string_view name, Linear& layer) const {
     if (!targets.empty() && !detail::is_target(name, targets)) return false;
@@ -73,7 +82,7 @@ struct Lora {
 
   /// "lora rank=8 alpha=16 ...": every setting, so that whoever reads it has the same policy.
   [[nodiscard]] std::string text() const {
-    return fmt::format("{} rank={} alpha={} dropout={} targets={}{}{} seed={}", kName, rank, alpha, dropout,
+    return formatted("{} rank={} alpha={} dropout={} targets={}{}{} seed={}", kName, rank, alpha, dropout,
                        detail::targets_text(targets), rslora ? " rslora" : "", dora ? " dora" : "", seed);
   }
 

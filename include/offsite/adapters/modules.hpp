@@ -42,6 +42,23 @@ void check_found(const Policy& policy, const std::vector<std::string>& layers) {
 
 }  // namespace detail
 
+/// Calls `f(full name, shape)` for every parameter that `attach_modules` would add.
+template <class Access, class Model, AdapterPolicy P, class F>
+void visit_modules(Model& model, const std::vector<std::int64_t>& numbers, const TrainedBlocks& blocks,
+                   const P& policy, F&& f) {
+  for (std::size_t i = 0; i < blocks.places.size(); ++i) {
+    const auto& here = detail::policy_at(policy, blocks.roles[i]);
+    if constexpr (AttachesModules<std::remove_cvref_t<decltype(here)>>) {
+      const auto place = blocks.places[i];
+      const auto prefix = block_prefix<Access>(numbers.at(static_cast<std::size_t>(place)));
+      visit_linears<Access>(Access::block(model, place), [&](std::string_view name, const Linear& layer) {
+        const auto full = prefix + std::string(name);
+        for (const auto& added : here.modules(full, layer)) f(full + added.suffix, added.shape);
+      });
+    }
+  }
+}
+
 /// Adds a policy's modules to the blocks that train; nothing for policies without. Other copies of the model keep theirs.
 /// \param numbers  the full model's number of each of the model's blocks
 /// \throws ArgumentError if a setting is out of range or a target names no layer of a block.

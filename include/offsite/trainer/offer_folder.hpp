@@ -2,6 +2,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <concepts>
 #include <cstdint>
 #include <filesystem>
 #include <map>
@@ -172,8 +173,16 @@ namespace detail {
   try {
     return PlacedAdapters::parse(text);
   } catch (const ArgumentError& error) {
-    throw ProtocolError(fmt::format("{} names no adapter policy of this library: {}", file, error.what()));
+    throw ProtocolError(formatted("{} names no adapter policy of this library: {}", file, error.what()));
   }
+}
+
+/// Whether `text` names this policy: for the library's own in any spelling.
+template <class Adapters>
+[[nodiscard]] bool is_called(const Adapters& adapters, const std::string& text) {
+  if (text == policy_text(adapters)) return true;
+  if constexpr (std::same_as<Adapters, PlacedAdapters>) return PlacedAdapters::parse(text) == adapters;
+  return false;
 }
 
 /// Checks everything of an offer but its weights. \throws ProtocolError
@@ -218,7 +227,8 @@ template <class M, class Adapters = PlacedAdapters>
 /// \param source  gives a tensor by its full name and shape, checked
 /// \throws ProtocolError if the offer lacks one; nothing larger than what it holds is made.
 template <class M, class Adapters, class Source>
-void attach_offered(M& model, const SplitPlan& plan, const Adapters& adapters, const Source& source) {
+void attach_offered(M& model, const SplitPlan& plan, const Adapters& adapters, const std::string& file,
+                    const Source& source) {
   using Access = BlockAccess<M>;
   const auto kept = plan.kept();
   const auto blocks = trained_blocks(adapters, plan, false);
@@ -226,7 +236,11 @@ void attach_offered(M& model, const SplitPlan& plan, const Adapters& adapters, c
   visit_modules<Access>(model, kept, blocks, adapters, [&](const std::string& name, at::IntArrayRef shape) {
     values.emplace(name, source(name, shape).to(at::kFloat));
   });
-  attach_modules<Access>(model, kept, blocks, adapters);
+  try {
+    attach_modules<Access>(model, kept, blocks, adapters);
+  } catch (const ArgumentError& error) {
+    throw ProtocolError(formatted("{} names an adapter policy that does not fit: {}", file, error.what()));
+  }
   visit_parameters<Access>(model, kept, [&](const std::string& name, at::Tensor& tensor) {
     if (const auto value = values.find(name); value != values.end()) tensor = value->second;
   });
@@ -246,11 +260,11 @@ template <CheckpointModel M, AdapterPolicy Adapters>
                                                     const std::optional<std::filesystem::path>& own,
                                                     const Adapters& adapters) {
   auto result = detail::read_offer_texts<M, Adapters>(path);
-  require<ProtocolError>(result.split.adapter_policy == policy_text(adapters),
+  require<ProtocolError>(detail::is_called(adapters, result.split.adapter_policy),
                          "the offer {} was made for the adapter policy {}, but this reader's is '{}'",
                          path.string(), detail::shown(result.split.adapter_policy), policy_text(adapters));
   result.adapters = adapters;
-  result.offer.adapter_policy = result.split.adapter_policy;
+  result.offer.adapter_policy = policy_text(adapters);
   const auto& tensors = result.split.tensors;
   const CheckpointFolder folder(path);
   for (const auto& name : folder.names()) {
@@ -278,7 +292,8 @@ template <CheckpointModel M, AdapterPolicy Adapters>
   };
   const auto config = detail::config_of<M>(result.split.config, (path / "split.json").string());
   result.offer.model = M::build(config, result.split.plan.kept(), source);
-  detail::attach_offered(result.offer.model, result.split.plan, adapters, source);
+  detail::attach_offered(result.offer.model, result.split.plan, adapters, (path / "split.json").string(),
+                         source);
   for (const auto& [name, record] : tensors)
     require<ProtocolError>(taken.contains(name), "{} lists the tensor {}, which is no part of these blocks",
                            (path / "split.json").string(), detail::shown(name));
