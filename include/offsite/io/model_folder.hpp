@@ -103,7 +103,7 @@ template <CheckpointModel M>
   require<ProtocolError>(json.is_object(), "{} is no JSON object", file);
   if (const auto* type = json.find("model_type"); type != nullptr && type->is_string()) {
     const auto& found = type->text();
-    require<ProtocolError>(found == M::kModelType, "{} is of model type {}, but this reads '{}'", file,
+    require<ProtocolError>(reads_model_type<M>(found), "{} is of model type {}, but this reads '{}'", file,
                            shown(found), M::kModelType);
   }
   try {

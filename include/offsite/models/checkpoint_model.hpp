@@ -64,7 +64,7 @@ concept BuildsFromTensors = requires(const ConfigOf<M>& config, std::span<const 
 ///   `c.vocabulary_size()`          token ids lie below it
 ///   `c.attention_dropout()`        the rates that the checkpoint was trained with, in [0, 1); 0 if it names none
 ///   `c.residual_dropout()`
-///   `M::kModelType`                the `model_type` of its `config.json`
+///   `M::kModelType`                the `model_type` of its `config.json`; see `reads_model_type` for several
 ///   `M::kKeyPrefix`                what every key but the head's begins with, and some files leave out
 ///   `M::kTiedKey`, `M::kTiedTo`    the head, and the tensor that it is where the configuration ties them
 ///   `M::is_buffer(key)`            whether a file's key is a constant of published files, not a parameter
@@ -76,5 +76,15 @@ concept BuildsFromTensors = requires(const ConfigOf<M>& config, std::span<const 
 template <class M>
 concept CheckpointModel = CausalLm<M> && BlockAccessor<BlockAccess<M>, M> && detail::HasConfig<M> &&
                           detail::NamesKeys<M> && detail::BuildsFromTensors<M>;
+
+/// Whether `M` reads configurations of that `model_type`: `M::accepts(model_type)` of a model that reads several, else
+/// whether it is `M::kModelType`.
+template <class M>
+[[nodiscard]] bool reads_model_type(std::string_view model_type) {
+  if constexpr (requires { M::accepts(model_type); })
+    return M::accepts(model_type);
+  else
+    return model_type == M::kModelType;
+}
 
 }  // namespace offsite

@@ -2,9 +2,9 @@
 #include <ATen/CPUGeneratorImpl.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
-#include <fmt/format.h>
 
 #include <cstdint>
 #include <numeric>
@@ -92,12 +92,15 @@ inline void check_block_numbers(std::span<const std::int64_t> numbers, std::int6
 }
 
 /// Float32 weights as models start with: normal with the deviation that the configuration's
-/// `initial_deviation(name)` gives, biases 0, norms 1. The same bits for the same seed on processors of one kind.
+/// `initial_deviation(name)` gives, biases 0, norms 1 or what its `initial_norm()` gives. The same bits for the same seed
+/// on processors of one kind.
 template <class Model, class Config>
 [[nodiscard]] Model random_model(const Config& config, std::uint64_t seed) {
   auto generator = at::make_generator<at::CPUGeneratorImpl>(seed);
   return build_model<Model>(config, [&](std::string_view name, at::IntArrayRef shape) {
     if (name.ends_with(".bias")) return at::zeros(shape, at::kFloat);
+    if constexpr (requires { config.initial_norm(); })
+      if (shape.size() == 1) return at::full(shape, config.initial_norm(), at::kFloat);
     if (shape.size() == 1) return at::ones(shape, at::kFloat);
     return at::empty(shape, at::kFloat).normal_(0, config.initial_deviation(name), generator);
   });
