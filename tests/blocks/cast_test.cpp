@@ -13,14 +13,14 @@ TEST_CASE("cast_model: casts what has another type, shares the rest, leaves the 
   auto cast = cast_model<BlockAccess<Gpt2>>(model, at::kBFloat16);
   CHECK(cast.wpe.is_same(model.wpe));
   CHECK((cast.wte.scalar_type() == at::kBFloat16));
-  CHECK((cast.ln_f.bias.scalar_type() == at::kBFloat16));
+  CHECK((cast.head.norm->bias.scalar_type() == at::kBFloat16));
   for (auto& block : cast.blocks)
     block.visit([](const std::string& name, at::Tensor& t) {
       INFO(name);
       CHECK((t.scalar_type() == at::kBFloat16));
     });
   CHECK((model.wte.scalar_type() == at::kFloat));
-  CHECK((model.blocks[0].c_fc.weight.scalar_type() == at::kFloat));
+  CHECK((model.blocks[0].mlp.in.weight.scalar_type() == at::kFloat));
   CHECK(cast_model<BlockAccess<Gpt2>>(model, at::kFloat).wte.is_same(model.wte));
   auto own_cast = cast_model<BlockAccess<own::Model>>(own::random_model(1, 1), at::kDouble);
   CHECK((own_cast.blocks[0].w2.scalar_type() == at::kDouble));

@@ -59,7 +59,7 @@ TEST_CASE("disclose: rounding to another type still counts as verbatim, another 
 
   auto full = tiny();
   auto offered = BlockAccess<Gpt2>::select(full, plan.kept());
-  offered.blocks[1].c_fc.weight = offered.blocks[1].c_fc.weight.add(1);
+  offered.blocks[1].mlp.in.weight = offered.blocks[1].mlp.in.weight.add(1);
   const auto r = disclose<BlockAccess<Gpt2>>(full, offered, plan);
   CHECK(r.verbatim_share == doctest::Approx(exact.verbatim_share - 8.0 * 32 / double(r.parameters)));
   CHECK(r.offer_parameters == exact.offer_parameters);
@@ -72,7 +72,7 @@ TEST_CASE("disclose: an offer is rebuildable when it holds every block as it is"
   CHECK(report_of(tiny(), everything, at::kFloat, {"transformer.wte.weight"}).rebuildable);
   auto full = tiny();
   auto offered = BlockAccess<Gpt2>::select(full, everything.kept());
-  offered.blocks[2].ln_1.bias = offered.blocks[2].ln_1.bias.add(1);
+  offered.blocks[2].norm_1.bias = offered.blocks[2].norm_1.bias.add(1);
   CHECK_FALSE(disclose<BlockAccess<Gpt2>>(full, offered, everything).rebuildable);
 }
 

@@ -108,9 +108,9 @@ TEST_CASE("generate: ties go to the first token, NaN and bad prompts are refused
   CHECK(message({1}, {.max_new_tokens = -1}).starts_with("max_new_tokens is -1"));
   CHECK(message({1}, {.context = -1}).starts_with("context is -1"));
   CHECK(message({40}).find("40") != std::string::npos);
-  model.ln_f.weight.zero_();
-  model.ln_f.bias.zero_();
+  model.head.norm->weight.zero_();
+  model.head.norm->bias.zero_();
   CHECK(generate(model, Tokens{3}, {.max_new_tokens = 2}).tokens == Tokens{0, 0});
-  model.ln_f.bias.fill_(NAN);
+  model.head.norm->bias.fill_(NAN);
   CHECK_THROWS_AS((void)generate(model, Tokens{3}), NumericError);
 }

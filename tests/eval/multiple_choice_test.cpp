@@ -224,7 +224,7 @@ TEST_CASE("score_questions: what cannot be scored is refused in a sentence") {
 
 TEST_CASE("score_questions: a model that gives NaN is found out") {
   auto model = small_model();
-  model.ln_f.weight.fill_(NAN);
+  model.head.norm->weight.fill_(NAN);
   const auto all = questions();
   CHECK(support::message_of<NumericError>([&] { (void)score_questions(model, all); }).find("NaN") !=
         std::string::npos);

@@ -66,7 +66,7 @@ TEST_CASE("load_model: weights keep their types and lie in the mapped file, not 
   const CheckpointFolder opened(folder / "m");
   auto model = load_model<Gpt2>(folder / "m");
   CHECK(dtype_of(model.wpe.scalar_type()) == Dtype::kBF16);
-  CHECK(dtype_of(model.ln_f.weight.scalar_type()) == Dtype::kF64);
+  CHECK(dtype_of(model.head.norm->weight.scalar_type()) == Dtype::kF64);
   std::size_t changed = 0;
   visit_parameters<BlockAccess<Gpt2>>(model, detail::all_blocks(4), [&](const auto&, at::Tensor& tensor) {
     tensor.add_(1);  // private pages: the file stays as it is
@@ -80,8 +80,8 @@ TEST_CASE("load_model: a tied head may be there if it is equal, an untied one mu
   const support::TemporaryFolder folder;
   tiny::Folder written;
   written["lm_head.weight"] = written["transformer.wte.weight"].clone();
-  CHECK_FALSE(load_model<Gpt2>(written.write(folder / "tied")).head.defined());
-  CHECK_FALSE(load_model<Gpt2>(tiny::Folder(written).without_prefix().write(folder / "bare")).head.defined());
+  CHECK_FALSE(load_model<Gpt2>(written.write(folder / "tied")).head.weight.defined());
+  CHECK_FALSE(load_model<Gpt2>(tiny::Folder(written).without_prefix().write(folder / "bare")).head.weight.defined());
 
   written["lm_head.weight"][3][2] += 1;
   CHECK(refusal(written) ==
@@ -89,7 +89,7 @@ TEST_CASE("load_model: a tied head may be there if it is equal, an untied one mu
         "the "
         "configuration says that they are tied");
   written.config["tie_word_embeddings"] = false;
-  CHECK(at::equal(load_model<Gpt2>(written.write(folder / "untied")).head, written["lm_head.weight"]));
+  CHECK(at::equal(load_model<Gpt2>(written.write(folder / "untied")).head.weight, written["lm_head.weight"]));
   written.erase("lm_head.weight");
   CHECK(refusal(written) == "M/model.safetensors lacks the tensor 'lm_head.weight' of shape [11, 8]");
 }
@@ -179,7 +179,7 @@ TEST_CASE("save_model: a changed tensor is written in the source's type, and a t
   written.write(folder / "m");
   auto model = load_model<Gpt2>(folder / "m");
   model.wte = model.wte.add(1);
-  model.ln_f.bias = at::ones({8}).mul(1.001);
+  model.head.norm->bias = at::ones({8}).mul(1.001);
   save_model(model, folder / "m", folder / "out", {.max_shard_bytes = 3000});
   const CheckpointFolder saved(folder / "out");
   CHECK(saved.files().size() > 2);
@@ -187,7 +187,7 @@ TEST_CASE("save_model: a changed tensor is written in the source's type, and a t
   auto again = load_model<Gpt2>(folder / "out");
   CHECK(at::equal(again.wte, model.wte));
   CHECK(saved.contains("lm_head.weight"));
-  CHECK(at::equal(again.ln_f.bias, model.ln_f.bias.to(at::kBFloat16)));
+  CHECK(at::equal(again.head.norm->bias, model.head.norm->bias.to(at::kBFloat16)));
   CHECK(at::equal(tensor_of(again, "transformer.h.1.ln_2.bias"),
                   tensor_of(model, "transformer.h.1.ln_2.bias")));
 }

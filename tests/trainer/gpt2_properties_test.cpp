@@ -104,7 +104,7 @@ TEST_CASE("Gpt2: with the whole middle kept the client's logits are the full mod
     for (const bool by_index : {false, true}) {  // attention scales that depend on the block's number
       Gpt2 m = model();
       for (auto& block : m.blocks)
-        if (by_index) block.attention_scale /= static_cast<double>(block.index + 1);
+        if (by_index) block.attention.options.scale /= static_cast<double>(block.index + 1);
       OffsiteTuning tuner{m, {.bottom_blocks = 1, .top_blocks = 1, .emulator_blocks = 4, .dtype = dtype}};
       Gpt2 full = cast_model<Access>(m, dtype);
       const auto batch = pack(samples());
@@ -412,7 +412,7 @@ TEST_CASE("Gpt2: NaN or infinity in a weight ends training, and no value moves")
       for (const auto dtype : {at::kFloat, at::kBFloat16}) {
         INFO(bad, " in block ", block);
         Gpt2 m = copy_of(model());
-        m.blocks[block].mlp_proj.weight[3][4] = bad;
+        m.blocks[block].mlp.out.weight[3][4] = bad;
         OffsiteTuning tuner{m, cut(dtype)};
         const at::Tensor before = tuner.client().parameters().values().clone();
         auto options = kOptions;

@@ -1,5 +1,4 @@
 #pragma once
-
 #include <cmath>
 #include <cstdint>
 #include <string>
@@ -8,6 +7,7 @@
 #include "offsite/core/error.hpp"
 #include "offsite/io/json_value.hpp"
 #include "offsite/models/config_fields.hpp"
+#include "offsite/models/read_config.hpp"
 #include "offsite/ops/activation.hpp"
 
 namespace offsite {
@@ -55,114 +55,73 @@ struct Gpt2Config {
                                            : initializer_range;
   }
 
+  template <class Self, class F>
+  static void fields(Self& c, F&& f) {
+    f("n_layer", c.n_layer);
+    f("n_head", c.n_head);
+    f("n_embd", c.n_embd);
+    f("n_positions", c.n_positions, "n_ctx");
+    f("vocab_size", c.vocab_size);
+    f("layer_norm_epsilon", c.layer_norm_epsilon);
+    f("activation_function", c.activation_function);
+    f("scale_attn_weights", c.scale_attn_weights);
+    f("scale_attn_by_inverse_layer_idx", c.scale_attn_by_inverse_layer_idx);
+    f("reorder_and_upcast_attn", c.reorder_and_upcast_attn);
+    f("tie_word_embeddings", c.tie_word_embeddings);
+    f("attn_pdrop", c.attn_pdrop);
+    f("resid_pdrop", c.resid_pdrop);
+    f("embd_pdrop", c.embd_pdrop);
+    f("initializer_range", c.initializer_range);
+    f("torch_dtype", c.dtype, "dtype");
+  }
+
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
-    constexpr std::int64_t kWidest = 1 << 20, kMost = 1 << 28;
-    const auto within = [](const char* name, std::int64_t value, std::int64_t least, std::int64_t most) {
-      require(least <= value && value <= most, "{} is {}, but it must lie in {} to {}", name, value, least,
-              most);
-    };
-    within("n_layer", n_layer, 1, 100'000);
-    within("n_embd", n_embd, 1, kWidest);
-    within("n_head", n_head, 1, n_embd);
-    within("n_inner", n_inner, 0, 16 * kWidest);
-    within("n_positions", n_positions, 1, kMost);
-    within("vocab_size", vocab_size, 1, kMost);
-    within("bos_token_id", bos_token_id, -1, kMost);
-    within("eos_token_id", eos_token_id, -1, kMost);
-    require(n_embd % n_head == 0, "n_embd is {}, which does not divide into n_head = {} heads", n_embd,
-            n_head);
-    const auto rate = [](const char* name, double value) {
-      require(0 <= value && value < 1, "{} is {}, but a dropout rate lies in [0, 1)", name, value);
-    };
-    rate("attn_pdrop", attn_pdrop);
-    rate("resid_pdrop", resid_pdrop);
-    rate("embd_pdrop", embd_pdrop);
-    require(0 < layer_norm_epsilon && layer_norm_epsilon <= 1,
-            "layer_norm_epsilon is {}, but it must lie in (0, 1]", layer_norm_epsilon);
-    require(0 <= initializer_range && initializer_range <= 100,
-            "initializer_range is {}, but it must lie in [0, 100]", initializer_range);
+    detail::check_within("n_layer", n_layer, 1, 100'000);
+    detail::check_heads("n_embd", n_embd, "n_head", n_head);
+    detail::check_within("n_inner", n_inner, 0, 16 * detail::kWidest);
+    detail::check_within("n_positions", n_positions, 1, detail::kMostTokens);
+    detail::check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
+    detail::check_within("bos_token_id", bos_token_id, -1, detail::kMostTokens);
+    detail::check_within("eos_token_id", eos_token_id, -1, detail::kMostTokens);
+    detail::check_rate("attn_pdrop", attn_pdrop);
+    detail::check_rate("resid_pdrop", resid_pdrop);
+    detail::check_rate("embd_pdrop", embd_pdrop);
+    detail::check_epsilon("layer_norm_epsilon", layer_norm_epsilon);
+    detail::check_deviation("initializer_range", initializer_range);
     (void)activation_of(activation_function);
   }
 
   /// \throws ProtocolError for a field of the wrong type, out of range, missing, or asking for what is not
   /// supported.
-  [[nodiscard]] static Gpt2Config from_json(const Json& json);
+  [[nodiscard]] static Gpt2Config from_json(const Json& json) {
+    Gpt2Config c;
+    detail::read_fields(c, json, "gpt2", {"n_layer", "n_head", "n_embd", "n_positions", "vocab_size"});
+    const detail::ConfigFields fields(json);
+    fields.read("n_positions", c.n_positions);  // counts where files name both
+    detail::refuse_field(fields, "add_cross_attention", "models with cross-attention are not supported");
+    fields.read("n_inner", c.n_inner);
+    require<ProtocolError>(!fields.has("n_inner") || c.n_inner > 0,
+                           "n_inner is {}, but it must be positive, or null for four times n_embd",
+                           c.n_inner);
+    fields.read("bos_token_id", c.bos_token_id);
+    fields.read("eos_token_id", c.eos_token_id);
+    detail::check_read(c);
+    return c;
+  }
 
   /// `source` with every field above set to its present value.
   [[nodiscard]] Json to_json() const {
-    Json json = source;
+    Json json = detail::written_fields(*this, "gpt2", "GPT2LMHeadModel");
     const auto or_null = [](std::int64_t value, std::int64_t none) {
       return value == none ? Json() : Json(value);
     };
-    if (!json.contains("architectures")) json["architectures"] = Json::array({"GPT2LMHeadModel"});
-    json["model_type"] = "gpt2";
-    json["n_layer"] = n_layer;
-    json["n_head"] = n_head;
-    json["n_embd"] = n_embd;
     json["n_inner"] = or_null(n_inner, 0);
     json["n_positions"] = n_positions;
-    if (json.contains("n_ctx")) json["n_ctx"] = n_positions;
-    json["vocab_size"] = vocab_size;
-    json["layer_norm_epsilon"] = layer_norm_epsilon;
-    json["activation_function"] = activation_function;
-    json["scale_attn_weights"] = scale_attn_weights;
-    json["scale_attn_by_inverse_layer_idx"] = scale_attn_by_inverse_layer_idx;
-    json["reorder_and_upcast_attn"] = reorder_and_upcast_attn;
-    json["tie_word_embeddings"] = tie_word_embeddings;
-    json["attn_pdrop"] = attn_pdrop;
-    json["resid_pdrop"] = resid_pdrop;
-    json["embd_pdrop"] = embd_pdrop;
-    json["initializer_range"] = initializer_range;
     json["bos_token_id"] = or_null(bos_token_id, -1);
     json["eos_token_id"] = or_null(eos_token_id, -1);
-    json["torch_dtype"] = dtype;
-    if (json.contains("dtype")) json["dtype"] = dtype;
     return json;
   }
 };
-
-inline Gpt2Config Gpt2Config::from_json(const Json& json) {
-  const detail::ConfigFields fields(json);
-  std::string type = "gpt2";
-  fields.read("model_type", type);
-  require<ProtocolError>(type == "gpt2",
-                         "the configuration is of a model of type \"{}\", but \"gpt2\" is wanted", type);
-  bool cross_attention = false;
-  fields.read("add_cross_attention", cross_attention);
-  require<ProtocolError>(!cross_attention,
-                         "add_cross_attention is true, but models with cross-attention are not supported");
-
-  Gpt2Config c;
-  c.source = json;
-  fields.read_required("n_layer", c.n_layer);
-  fields.read_required("n_head", c.n_head);
-  fields.read_required("n_embd", c.n_embd);
-  fields.read_required("vocab_size", c.vocab_size);
-  fields.read_required(fields.has("n_positions") ? "n_positions" : "n_ctx", c.n_positions);
-  fields.read("n_inner", c.n_inner);
-  require<ProtocolError>(!fields.has("n_inner") || c.n_inner > 0,
-                         "n_inner is {}, but it must be positive, or null for four times n_embd", c.n_inner);
-  fields.read("layer_norm_epsilon", c.layer_norm_epsilon);
-  fields.read("activation_function", c.activation_function);
-  fields.read("scale_attn_weights", c.scale_attn_weights);
-  fields.read("scale_attn_by_inverse_layer_idx", c.scale_attn_by_inverse_layer_idx);
-  fields.read("reorder_and_upcast_attn", c.reorder_and_upcast_attn);
-  fields.read("tie_word_embeddings", c.tie_word_embeddings);
-  fields.read("attn_pdrop", c.attn_pdrop);
-  fields.read("resid_pdrop", c.resid_pdrop);
-  fields.read("embd_pdrop", c.embd_pdrop);
-  fields.read("initializer_range", c.initializer_range);
-  fields.read("bos_token_id", c.bos_token_id);
-  fields.read("eos_token_id", c.eos_token_id);
-  fields.read("torch_dtype", c.dtype);
-  fields.read("dtype", c.dtype);
-  try {
-    c.check();
-  } catch (const ArgumentError& error) {  // the value is a file's, not the caller's
-    throw ProtocolError(formatted("the model's configuration cannot be used: {}", error.what()));
-  }
-  return c;
-}
 
 }  // namespace offsite
