@@ -40,6 +40,16 @@ struct DataArguments {
   }
 };
 
+/// What trains in the blocks that do.
+struct PeftArguments {
+  std::string policy = "whole_blocks";  ///< as offsite::PlacedAdapters reads it
+  std::optional<std::int64_t> rank;     ///< these instead of LoRA's own
+  std::optional<double> alpha, dropout;
+  std::vector<std::string> targets;
+  bool rslora = false, dora = false;
+  bool emulator = false;  ///< emulator blocks train as the bottom's do
+};
+
 /// How a model is cut.
 struct SplitArguments {
   std::int64_t bottom = 2, top = 2;
@@ -47,6 +57,7 @@ struct SplitArguments {
   std::string adapter_blocks;  ///< "0,3-5": instead of bottom and top
   std::string drop = "uniform";
   std::string keep;  ///< "6,9": numbers of the full model, instead of a drop rule
+  PeftArguments peft;
 };
 
 struct OutArguments {
@@ -99,6 +110,7 @@ struct PlugInCommand {
   Path model;
   std::vector<Path> updates;
   std::string aggregate = "fedavg";
+  std::string as = "merged";  ///< or "peft": a folder of factors beside the model
   OutArguments out;
 };
 

@@ -69,6 +69,27 @@ void add_split(CLI::App& app, SplitArguments& split) {
       ->type_name("BLOCKS")
       ->excludes(emulator)
       ->excludes(drop);
+  auto& peft = split.peft;
+  app.add_option(
+         "--peft", peft.policy,
+         "what trains in the adapter blocks: whole_blocks, lora or bitfit, or such as 'lora paper' or "
+         "'bottom: lora rank=4; top: whole_blocks'. The owner starts the factors; clients follow the offer")
+      ->type_name("POLICY")
+      ->capture_default_str();
+  app.add_option("--rank", peft.rank, "LoRA's rank (8)")->type_name("N");
+  app.add_option("--alpha", peft.alpha, "LoRA's alpha: the change is multiplied by alpha / rank (16)")
+      ->type_name("N");
+  app.add_option("--lora-dropout", peft.dropout, "dropout of what LoRA's factors are given (0)")
+      ->type_name("RATE");
+  app.add_option("--targets", peft.targets,
+                 "the layers LoRA changes, by the ends of their names; without it all")
+      ->type_name("NAME,...")
+      ->delimiter(',');
+  app.add_flag("--rslora", peft.rslora, "multiply LoRA's change by alpha / sqrt(rank)");
+  app.add_flag("--dora", peft.dora, "train the norms of LoRA's rows too");
+  app.add_flag(
+      "--peft-emulator", peft.emulator,
+      "train the emulator's blocks too, as the bottom's; plugged into the original blocks they came from");
 }
 
 void add_training(CLI::App& app, TrainArguments& training) {

@@ -18,7 +18,13 @@ void add_plug_in_command(CLI::App& program) {
   app->add_option("--aggregate", command->aggregate, "how several updates become one: fedavg")
       ->type_name("NAME")
       ->capture_default_str();
-  add_out(*app, command->out, "model folder to write", false);
+  app->add_option(
+         "--as", command->as,
+         "merged: a whole model; peft: the LoRA factors alone, as a folder that PEFT puts on the model")
+      ->type_name("FORM")
+      ->check(CLI::IsMember({"merged", "peft"}))
+      ->capture_default_str();
+  add_out(*app, command->out, "folder to write", false);
   add_common(*app, command->common);
   app->get_option("--dtype")->description(
       "type of the tensors written: auto (as in the checkpoint), float32 or bfloat16");

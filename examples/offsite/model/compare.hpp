@@ -43,7 +43,9 @@ void run_compare(const CompareCommand& command, Session& session) {
                        .emulator_blocks = cut.options.emulator_blocks,
                        .adapter_blocks = cut.options.adapter_blocks,
                        .dtype = type},
-                      cut.drop};
+                      cut.drop,
+                      FedAvg{},
+                      adapters_of(command.split.peft, session.common().seed)};
   Model offered = tuner.owner().offer().model;
   const auto disclosure = disclose<Access>(probe, offered, tuner.plan());
   for (const auto& line : disclosure.lines()) session.say(line);

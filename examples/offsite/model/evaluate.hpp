@@ -21,7 +21,7 @@ Model load_emulator(const EvaluateCommand& command) {
   if (command.update.empty()) return std::move(received.offer.model);
   const UpdateFolder update(command.update);
   update.check_made_for(received.split);
-  Client<Model> client(received.offer);
+  Client<Model, PlacedAdapters> client(received.offer, at::kFloat, received.adapters);
   client.apply(client_update(update, client.parameters().layout()).delta);
   return client.model();
 }

@@ -23,7 +23,8 @@ void run_split(const SplitCommand& command, Session& session) {
   using Access = BlockAccess<Model>;
   Model model = load_model<Model>(command.model);
   const auto cut = cut_of(command.split, model.config.num_blocks());
-  Owner<Model, AnyDrop> owner(model, cut.options, cut.drop);
+  Owner<Model, AnyDrop, FedAvg, PlacedAdapters> owner(model, cut.options, cut.drop, {},
+                                                      adapters_of(command.split.peft, session.common().seed));
 
   OfferOptions options;
   options.dtype = file_dtype(session.common().dtype);

@@ -26,7 +26,7 @@ void run_train(const TrainCommand& command, Session& session) {
     held_out = load_evaluation(session, data, tokenizer, config.context_length());
   }
   const auto type = compute_type(session, Precision::kTraining, own_type(received.offer.model));
-  Client<Model> client(std::move(received.offer), type);
+  Client<Model, PlacedAdapters> client(std::move(received.offer), type, received.adapters);
   const auto trainable = client.parameters().layout().size();
   session.say(fmt::format("{} samples, {} of the offer's parameters train", samples.size(), trainable));
   if (command.out.dry_run) {

@@ -108,8 +108,8 @@ void read_setting(std::string_view name, std::string_view value, Number& to) {
 /// One setting of a policy. \returns false if it has none of that name
 inline bool set(WholeBlocks&, std::string_view, std::string_view) { return false; }
 inline bool set(BitFit& policy, std::string_view name, std::string_view value) {
-  if (name != "norms" || !value.empty()) return false;
-  policy.norms = true;
+  if ((name != "norms" && name != "paper") || !value.empty()) return false;
+  policy = {true};
   return true;
 }
 inline void read_targets(std::string_view value, std::vector<std::string>& targets) {
@@ -119,7 +119,9 @@ inline void read_targets(std::string_view value, std::vector<std::string>& targe
   check_targets(targets);
 }
 inline bool set(Lora& policy, std::string_view name, std::string_view value) {
-  if (name == "rank")
+  if (name == "paper" && value.empty())
+    policy = Lora::paper();
+  else if (name == "rank")
     read_setting(name, value, policy.rank);
   else if (name == "alpha")
     read_setting(name, value, policy.alpha);
