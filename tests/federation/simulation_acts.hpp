@@ -10,6 +10,9 @@ inline void Simulation::act(std::size_t self, offsite::federation::Send& send) {
     if (const auto* accepted = std::get_if<Accepted>(&send.message)) note_accepted(send.peer, *accepted);
     if (const auto* refused = std::get_if<Refused>(&send.message)) {
       expect(!refused->reason.empty(), "a refusal without a reason");
+      if (refused->about == Refused::About::kUpdate && processes_[to].character <= Character::kHarmful)
+        expect(!acknowledged_.contains({send.peer, refused->round}),
+               "an update was refused after it was acknowledged");
       if (refused->about == Refused::About::kUpdate) ++outcome_.refused_updates;
     }
     if (const auto* goodbye = std::get_if<Goodbye>(&send.message))

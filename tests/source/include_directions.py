@@ -17,6 +17,8 @@ ALLOWED = {
     "data": set(),
     "eval": {"blocks", "data"},
     "trainer": {"blocks", "ops", "adapters", "emulator", "aggregation", "io"},
+    "federation": {"aggregation", "io"},
+    "transport": {"federation", "io"},
 }
 
 # What a header may include beyond that: file (or folder) -> headers (regex)
@@ -31,7 +33,7 @@ EXCEPTIONS = {
 
 # No LibTorch here: bytes, numbers and text only
 WITHOUT_LIBTORCH = r"core/(?!tensors\.hpp|sequences\.hpp).*|io/(safetensors|json|mapped|atomic|staged|sha).*|" \
-                   r"data/(task|tokenizer|sample).*|aggregation/.*"
+                   r"data/(task|tokenizer|sample).*|aggregation/.*|federation/.*|transport/.*"
 HEAVY = r"(torch/(torch|all|nn|script|jit)|torch/(nn|optim|data|jit)/|ATen/ATen\.h|ATen/Functions\.h)"
 
 

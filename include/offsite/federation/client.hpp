@@ -111,11 +111,11 @@ class Client {
       case Phase::kReady:
         return "waits for the next round";
       case Phase::kFetchingGlobal:
-        return fmt::format("fetches the adapters of round {}", state_.round);
+        return formatted("fetches the adapters of round {}", state_.round);
       case Phase::kTraining:
-        return fmt::format("trains in round {}", state_.round);
+        return formatted("trains in round {}", state_.round);
       case Phase::kUploading:
-        return fmt::format("offers its update of round {}", state_.round);
+        return formatted("offers its update of round {}", state_.round);
       case Phase::kFetchingFinal:
         return "fetches the final adapters";
       case Phase::kOver:
@@ -178,9 +178,9 @@ class Client {
     clock_.tick(tick.now_ms, options_.timing.longest_step_ms);
     if (now() - heard_ > options_.patience_ms)
       return end(
-          fmt::format("the owner was silent for {} s while this client {}; see whether it runs and can be "
-                      "reached, then start this client again: it goes on where it was",
-                      options_.patience_ms / 1000, activity()),
+          formatted("the owner was silent for {} s while this client {}; see whether it runs and can be "
+                    "reached, then start this client again: it goes on where it was",
+                    options_.patience_ms / 1000, activity()),
           out);
     if (phase_ == Phase::kFetchingOffer || phase_ == Phase::kFetchingGlobal ||
         phase_ == Phase::kFetchingFinal)
@@ -224,7 +224,7 @@ class Client {
       if (phase_ == Phase::kReady || phase_ == Phase::kUploading) greet(out);
     } else if (is_current(refused.run) && refused.round == state_.round && phase_ == Phase::kUploading) {
       out.push_back(
-          Notice{fmt::format("the owner refuses the update of round {}: {}", state_.round, refused.reason)});
+          Notice{formatted("the owner refuses the update of round {}: {}", state_.round, refused.reason)});
       settle("refused", out);
     }
   }
@@ -239,7 +239,7 @@ class Client {
     if (!is_current(wait.run) || wait.over < state_.round) return;
     if (phase_ == Phase::kTraining) out.push_back(CancelTraining{state_.round});
     if (phase_ != Phase::kTraining && phase_ != Phase::kFetchingGlobal) return;
-    out.push_back(Notice{fmt::format("round {} ended without this client: {}", state_.round, wait.reason)});
+    out.push_back(Notice{formatted("round {} ended without this client: {}", state_.round, wait.reason)});
     settle("late", out);
   }
 
@@ -315,7 +315,7 @@ class Client {
     if (phase_ != Phase::kTraining || event.round != state_.round) return;
     if (!event.error.empty()) {
       send(Leave{welcome_.run, "its training failed"}, out);
-      return end(fmt::format("the training of round {} failed: {}", event.round, event.error), out);
+      return end(formatted("the training of round {} failed: {}", event.round, event.error), out);
     }
     const UpdateReady ready{welcome_.run, event.round, event.update, event.samples, event.steps, event.loss};
     commit("trained", write_fields(ready), out);

@@ -22,7 +22,7 @@ inline constexpr std::uint64_t kMostChunk = 4 << 20;
 /// Client to owner, first of all, and again until it is answered.
 struct Hello {
   std::int64_t protocol = kProtocolVersion;
-  std::string version;      ///< the program's, for people
+  std::string version{};        ///< the program's, for people
   std::uint64_t nonce = 0;  ///< names this attempt; the answer repeats it
   Json split = Json::
       object();  ///< what the client expects of the split: any of its fields; those left out may be anything

@@ -138,8 +138,8 @@ class Owner {
   /// Why this client cannot take part; empty if it can.
   [[nodiscard]] std::string why_not(const std::string& name, const Hello& hello) const {
     if (hello.protocol != kProtocolVersion)
-      return fmt::format("the client speaks version {} of the protocol, but the owner version {}",
-                         hello.protocol, kProtocolVersion);
+      return formatted("the client speaks version {} of the protocol, but the owner version {}",
+                       hello.protocol, kProtocolVersion);
     if (!is_client_name(name)) return "the name " + offsite::detail::shown(name) + " cannot name a client";
     const auto& names = options_.names;
     if (!names.empty() && std::find(names.begin(), names.end(), name) == names.end())
@@ -147,10 +147,10 @@ class Owner {
     if (auto difference = explain_split_difference(hello.split, description_.split); !difference.empty())
       return difference;
     if (hello.samples > options_.max_samples)
-      return fmt::format("the client claims {} samples, but the owner allows {} (max_samples)", hello.samples,
-                         options_.max_samples);
+      return formatted("the client claims {} samples, but the owner allows {} (max_samples)", hello.samples,
+                       options_.max_samples);
     if (!state_.clients.contains(name) && std::ssize(state_.clients) >= options_.max_clients)
-      return fmt::format("the run has its {} clients already (max_clients)", options_.max_clients);
+      return formatted("the run has its {} clients already (max_clients)", options_.max_clients);
     return {};
   }
 
@@ -187,12 +187,12 @@ class Owner {
 
   [[nodiscard]] std::string waiting_for(const std::string& name) const {
     if (state_.phase == RoundPhase::kOpen)
-      return fmt::format("round {} {}", state_.round,
-                         awaits(name)                    ? "awaits this client's update"
-                         : state_.updates.contains(name) ? "has this client's update and awaits others"
-                                                         : "goes on without this client");
-    if (state_.phase != RoundPhase::kIdle) return fmt::format("round {} is being aggregated", state_.round);
-    return fmt::format("round {} begins when {} clients are here", state_.round + 1, options_.min_clients);
+      return formatted("round {} {}", state_.round,
+                       awaits(name)                    ? "awaits this client's update"
+                       : state_.updates.contains(name) ? "has this client's update and awaits others"
+                                                       : "goes on without this client");
+    if (state_.phase != RoundPhase::kIdle) return formatted("round {} is being aggregated", state_.round);
+    return formatted("round {} begins when {} clients are here", state_.round + 1, options_.min_clients);
   }
 
   void on_message(const std::string& name, Peer&, const Want& want, Actions& out) {
@@ -245,12 +245,12 @@ class Owner {
     if (state_.finished) return "the run is over";
     if (ready.round != state_.round || state_.phase != RoundPhase::kOpen)
       return ready.round > state_.round
-                 ? fmt::format("there is no round {} yet", ready.round)
-                 : fmt::format("round {} was closed before the update came; the next one is open to it",
-                               ready.round);
-    if (!is_chosen(name)) return fmt::format("round {} did not ask this client", ready.round);
+                 ? formatted("there is no round {} yet", ready.round)
+                 : formatted("round {} was closed before the update came; the next one is open to it",
+                             ready.round);
+    if (!is_chosen(name)) return formatted("round {} did not ask this client", ready.round);
     if (state_.updates.contains(name))
-      return fmt::format("another update of round {} was accepted before", ready.round);
+      return formatted("another update of round {} was accepted before", ready.round);
     if (const auto found = state_.refused.find(name); found != state_.refused.end()) return found->second;
     return {};
   }
@@ -405,7 +405,7 @@ class Owner {
     if (std::ssize(here) < options_.min_clients) {
       if (now() - since_ > options_.patience_ms)
         finish(
-            fmt::format(
+            formatted(
                 "round {} did not begin: {} of at least {} clients were here within {} s; see whether they "
                 "run and reach this owner",
                 state_.round + 1, here.size(), options_.min_clients, options_.patience_ms / 1000),
@@ -442,10 +442,10 @@ class Owner {
     if (!late) return;
     if (state_.extensions >= options_.max_extensions)
       return finish(
-          fmt::format("round {} has {} of at least {} updates after {} deadlines of {} s; see the clients' "
-                      "messages, or give them longer",
-                      state_.round, state_.updates.size(), options_.min_clients, state_.extensions + 1,
-                      options_.deadline_ms / 1000),
+          formatted("round {} has {} of at least {} updates after {} deadlines of {} s; see the clients' "
+                    "messages, or give them longer",
+                    state_.round, state_.updates.size(), options_.min_clients, state_.extensions + 1,
+                    options_.deadline_ms / 1000),
           out);
     auto chosen = state_.chosen;
     for (const auto& name : present())

@@ -15,11 +15,11 @@ namespace offsite::federation {
 [[nodiscard]] inline std::string over_limit(const UpdateReady& ready, const OwnerOptions& options,
                                             std::uint64_t max_bytes) {
   if (ready.samples < 1 || ready.samples > options.max_samples)
-    return fmt::format("the update claims {} samples, but the owner allows 1 to {} (max_samples)",
-                       ready.samples, options.max_samples);
+    return formatted("the update claims {} samples, but the owner allows 1 to {} (max_samples)",
+                     ready.samples, options.max_samples);
   if (ready.update.bytes > max_bytes)
-    return fmt::format("the update has {} bytes, but the trained tensors take at most {}", ready.update.bytes,
-                       max_bytes);
+    return formatted("the update has {} bytes, but the trained tensors take at most {}", ready.update.bytes,
+                     max_bytes);
   return {};
 }
 
@@ -28,13 +28,13 @@ namespace offsite::federation {
                                               const OwnerOptions& options) {
   if (!std::isfinite(norm)) return "the update's norm is not finite";
   if (norm > options.max_norm)
-    return fmt::format("the update's norm is {:.4g}, but the owner allows {:.4g} (max_norm)", norm,
-                       options.max_norm);
+    return formatted("the update's norm is {:.4g}, but the owner allows {:.4g} (max_norm)", norm,
+                     options.max_norm);
   if (before.empty()) return {};
   const auto middle = before.begin() + static_cast<std::ptrdiff_t>(before.size() / 2);
   std::nth_element(before.begin(), middle, before.end());
   if (*middle > 0 && norm > options.max_norm_ratio * *middle)
-    return fmt::format(
+    return formatted(
         "the update's norm is {:.4g}, {:.3g} times the usual {:.4g}, but the owner allows {:.4g} times "
         "(max_norm_ratio)",
         norm, norm / *middle, *middle, options.max_norm_ratio);

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <type_traits>
 #include <utility>
 #include <variant>
 #include <vector>
@@ -51,6 +52,15 @@ namespace detail {
   for (std::size_t i = 0; i < sum.size(); ++i)
     sum[i] = static_cast<std::byte>(digit(hex[2 * i]) * 16 + digit(hex[2 * i + 1]));
   return sum;
+}
+
+template <class... Args>
+void check_message(bool good, std::string_view peer,
+                   std::type_identity_t<offsite::detail::FieldText<sizeof...(Args)>> problem,
+                   const Args&... args) {
+  if (!good)
+    throw ProtocolError("a message from " + offsite::detail::shown(peer) + " is refused: " +
+                        offsite::detail::format_fields(problem.get(), {TextArgument(args)...}));
 }
 
 /// The message of number `kind` from its header; all but a chunk's bytes.
@@ -101,42 +111,40 @@ template <std::size_t I = 0>
 /// claim they make. \param peer  who sent them, for errors
 /// \throws ProtocolError with one sentence that says what is wrong.
 [[nodiscard]] inline Message decode(std::span<const std::byte> bytes, std::string_view peer) {
-  const auto check = [&]<class... Args>(bool good, fmt::format_string<Args...> text, Args&&... args) {
-    if (!good)
-      throw ProtocolError(fmt::format("a message from {} is refused: {}", offsite::detail::shown(peer),
-                                      fmt::format(text, std::forward<Args>(args)...)));
-  };
-  check(bytes.size() >= kPrefixBytes + kChecksumBytes, "it has {} bytes, but the shortest has {}",
-        bytes.size(), kPrefixBytes + kChecksumBytes);
-  check(std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, "it does not begin with OFFT");
+  detail::check_message(bytes.size() >= kPrefixBytes + kChecksumBytes, peer,
+                        "it has {} bytes, but the shortest has {}", bytes.size(),
+                        kPrefixBytes + kChecksumBytes);
+  detail::check_message(std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, peer,
+                        "it does not begin with OFFT");
   const auto version = std::to_integer<unsigned>(bytes[4]);
   const auto kind = std::to_integer<std::size_t>(bytes[5]);
-  check(version == kWireVersion, "its layout is of version {}, but this reads version {}", version,
-        kWireVersion);
-  check(kind < std::variant_size_v<Message>, "its number {} is unknown", kind);
-  check(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, "bytes 6 and 7 are not zero");
+  detail::check_message(version == kWireVersion, peer,
+                        "its layout is of version {}, but this reads version {}", version, kWireVersion);
+  detail::check_message(kind < std::variant_size_v<Message>, peer, "its number {} is unknown", kind);
+  detail::check_message(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, peer,
+                        "bytes 6 and 7 are not zero");
   std::array<std::uint32_t, 2> sizes{};
   std::memcpy(sizes.data(), bytes.data() + 8, sizeof sizes);
   const std::uint64_t header = sizes[0], payload = sizes[1];
-  check(header <= most_header(kind), "its header claims {} bytes, but at most {} are allowed", header,
-        most_header(kind));
-  const bool is_chunk = std::holds_alternative<Chunk>(Message{Chunk{}}) && kind == Message{Chunk{}}.index();
-  check(payload <= (is_chunk ? kMostChunk : 0), "its payload claims {} bytes, but at most {} are allowed",
-        payload, is_chunk ? kMostChunk : 0);
-  check(kPrefixBytes + header + payload + kChecksumBytes == bytes.size(), "it claims {} bytes, but has {}",
-        kPrefixBytes + header + payload + kChecksumBytes, bytes.size());
+  detail::check_message(header <= most_header(kind), peer,
+                        "its header claims {} bytes, but at most {} are allowed", header, most_header(kind));
+  const std::uint64_t most_payload = kMessageNames[kind] == "chunk" ? kMostChunk : 0;
+  detail::check_message(payload <= most_payload, peer,
+                        "its payload claims {} bytes, but at most {} are allowed", payload, most_payload);
+  detail::check_message(kPrefixBytes + header + payload + kChecksumBytes == bytes.size(), peer,
+                        "it claims {} bytes, but has {}", kPrefixBytes + header + payload + kChecksumBytes,
+                        bytes.size());
   const auto body = bytes.first(bytes.size() - kChecksumBytes);
   const auto sum = detail::checksum(body);
-  check(std::memcmp(sum.data(), bytes.data() + body.size(), sum.size()) == 0,
-        "its checksum does not fit its bytes");
+  detail::check_message(std::memcmp(sum.data(), bytes.data() + body.size(), sum.size()) == 0, peer,
+                        "its checksum does not fit its bytes");
 
-  const auto what =
-      fmt::format("the message '{}' from {}", kMessageNames[kind], offsite::detail::shown(peer));
+  const auto what = formatted("the message '{}' from {}", kMessageNames[kind], offsite::detail::shown(peer));
   const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, header);
   const auto json = parse_json(text, what);
   auto message = detail::message_from(kind, offsite::detail::HostileObject(json, what));
   if (auto* chunk = std::get_if<Chunk>(&message)) {
-    check(payload > 0, "it is a chunk of no bytes");
+    detail::check_message(payload > 0, peer, "it is a chunk of no bytes");
     const auto data = body.subspan(kPrefixBytes + header);
     chunk->bytes.assign(data.begin(), data.end());
   }
