@@ -62,6 +62,10 @@ TEST_CASE("Rope: scores depend on distances alone; copies share a table that gro
   CHECK(rope.tail(1, 600).table.size(0) == 1024);
   CHECK(rope.tail(1, 2).table.is_same(copy.tail(1, 2).table));
   CHECK_FALSE(Rope().tail(1, 2).table.defined());
+  const std::vector<std::int64_t> one{3};
+  auto later = Sequences::of(one);  // rows that go on from earlier ones
+  later.positions.add_(5000);
+  CHECK(rope.rows(later).table.size(0) >= 5003);
 }
 
 TEST_CASE("Rope: a dynamic embedding turns each sequence beyond its context by its own length") {

@@ -221,7 +221,7 @@ class Rope {
   [[nodiscard]] RopeRows rows(const Sequences& s, const at::Tensor& rows = {}) const {
     if (options_.dims == 0) return {};
     std::int64_t longest = 0;
-    for (std::int64_t i = 0; i < s.count(); ++i) longest = std::max(longest, s.prefix(i) + s.length(i));
+    for (std::int64_t i = 0; i < s.count(); ++i) longest = std::max(longest, reach(s, i));
     RopeRows result{table(std::min(longest, dynamic() ? options_.context : longest)), s.positions};
     if (dynamic() && longest > options_.context) result = by_length(s);
     if (rows.defined()) result.index = result.index.index_select(0, rows);
@@ -241,6 +241,10 @@ class Rope {
     at::Tensor angles;
   };
 
+  /// Positions up to the last one of sequence `i`: its length with its prefix.
+  [[nodiscard]] static std::int64_t reach(const Sequences& s, std::int64_t i) {
+    return s.positions.const_data_ptr<std::int64_t>()[s.begin(i + 1) - 1] + 1;
+  }
   [[nodiscard]] bool dynamic() const { return options_.type == RopeType::kDynamic; }
 
   [[nodiscard]] at::Tensor table(std::int64_t positions) const {
@@ -258,14 +262,14 @@ class Rope {
     auto next = parts[0].size(0);
     const at::Tensor index = s.positions.clone();
     for (std::int64_t i = 0; i < s.count(); ++i) {
-      const auto length = s.prefix(i) + s.length(i);
+      const auto length = reach(s, i);
       if (length <= options_.context) continue;
       require(
           s.parent(i) < 0,
           "a sequence of {} tokens shares a prefix, but a dynamic rotary embedding turns keys by the whole "
           "sequence's length beyond {} tokens",
           length, options_.context);
-      index.narrow(0, s.begin(i), length).add_(next);
+      index.narrow(0, s.begin(i), s.length(i)).add_(next);
       parts.push_back(detail::rope_table(options_, length, length));
       next += length;
     }
