@@ -8,6 +8,7 @@
 #include <array>
 #include <cstring>
 
+#include "adapters/layers.hpp"
 #include "offsite/adapters/any_adapter.hpp"
 #include "offsite/blocks/cast.hpp"
 #include "offsite/blocks/run_blocks.hpp"
@@ -18,7 +19,7 @@
 
 using namespace offsite;
 using golden_training::cut, golden_training::model, golden_training::samples;
-using support::relative_error;
+using support::layer, support::relative_error;
 
 namespace {
 
@@ -94,7 +95,7 @@ TEST_CASE("Lora: attached and untrained it changes no bit, in the sub-model and 
       auto plugged = tuned.plug_in();
       CHECK(plugged.tensors_changed == 0);
       CHECK(same_bits(plugged.model, full));
-      CHECK_FALSE(tuned.owner().model().blocks[0].c_attn.low_rank.defined());
+      CHECK_FALSE(layer(tuned.owner().model(), 0, "attn.c_attn").low_rank.defined());
     }
 }
 
@@ -123,8 +124,8 @@ TEST_CASE("Lora: A starts as the seed and the layer's name say, within 1/sqrt(in
   CHECK(tuned.owner().global() == again.owner().global());
   CHECK(tuned.owner().global() != different.owner().global());
   auto offered = tuned.owner().offer().model;
-  const auto& a0 = offered.blocks[0].c_attn.low_rank.a;
-  const auto& a1 = offered.blocks[3].c_attn.low_rank.a;
+  const auto& a0 = layer(offered, 0, "attn.c_attn").low_rank.a;
+  const auto& a1 = layer(offered, 3, "attn.c_attn").low_rank.a;
   CHECK_FALSE(at::equal(a0, a1));
   const double bound = 1 / std::sqrt(static_cast<double>(full.config.n_embd));
   CHECK(a0.abs().max().item<double>() <= bound);
@@ -148,7 +149,7 @@ TEST_CASE("Lora: merged equals unmerged") {
     CHECK(relative_error(logits(merged, batch), unmerged) < 1e-5);
     auto plain = tuner(full, WholeBlocks{});
     CHECK(relative_error(logits(plain.client().model(), batch), unmerged) > 1e-2);
-    CHECK(client.model().blocks[0].c_attn.low_rank.defined());  // the other copy keeps its factors
+    CHECK(layer(client.model(), 0, "attn.c_attn").low_rank.defined());  // the other copy keeps its factors
   }
 }
 
@@ -227,7 +228,8 @@ TEST_CASE("Lora: with dropout gradients are finite differences; masks depend on 
   CHECK(relative_error(sum, gradient_of(pack(data, six), dropout).second) < 1e-5);
 
   // Evaluation drops nothing.
-  for (auto& block : tuned.client().model().blocks) CHECK(block.c_attn.low_rank.dropout.pass == nullptr);
+  for (const auto i : {0, 3})
+    CHECK(layer(tuned.client().model(), i, "attn.c_attn").low_rank.dropout.pass == nullptr);
 }
 
 TEST_CASE(
@@ -235,9 +237,9 @@ TEST_CASE(
   Gpt2 full = cast_model<Access>(model(), at::kBFloat16);
   auto tuned = tuner(full, lora(4), at::kBFloat16);
   auto& client = tuned.client();
-  CHECK(client.model().blocks[0].c_attn.weight.const_data_ptr() ==
-        full.blocks[0].c_attn.weight.const_data_ptr());
-  CHECK((client.model().blocks[0].c_attn.low_rank.a.scalar_type() == at::kBFloat16));
+  CHECK(layer(client.model(), 0, "attn.c_attn").weight.const_data_ptr() ==
+        layer(full, 0, "attn.c_attn").weight.const_data_ptr());
+  CHECK((layer(client.model(), 0, "attn.c_attn").low_rank.a.scalar_type() == at::kBFloat16));
   CHECK((client.parameters().values().scalar_type() == at::kFloat));
   const auto before = client.parameters().values().clone();
   const auto summary = tuned.train(samples(), kOptions);
@@ -259,9 +261,9 @@ TEST_CASE("Lora: training makes the loss fall and stays off the frozen weights")
     CHECK(same_bits(full, untouched));
     auto plugged = tuned.plug_in();
     CHECK(plugged.tensors_changed == 4 * static_cast<std::int64_t>(tuned.plan().adapters.size()));
-    CHECK(plugged.model.blocks[2].c_attn.weight.is_same(full.blocks[2].c_attn.weight));
-    CHECK(plugged.model.blocks[0].ln_1.weight.is_same(full.blocks[0].ln_1.weight));
-    CHECK_FALSE(plugged.model.blocks[0].c_attn.low_rank.defined());
+    CHECK(layer(plugged.model, 2, "attn.c_attn").weight.is_same(layer(full, 2, "attn.c_attn").weight));
+    CHECK(layer(plugged.model, 0, "attn.c_attn").bias.is_same(layer(full, 0, "attn.c_attn").bias));
+    CHECK_FALSE(layer(plugged.model, 0, "attn.c_attn").low_rank.defined());
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <functional>
 
+#include "adapters/layers.hpp"
 #include "offsite/blocks/run_blocks.hpp"
 #include "offsite/data/packed_batch.hpp"
 #include "offsite/trainer/offsite_tuning.hpp"
@@ -14,7 +15,7 @@
 
 using namespace offsite;
 using golden_training::model, golden_training::samples;
-using support::relative_error;
+using support::layer, support::relative_error;
 
 namespace {
 
@@ -122,7 +123,7 @@ TEST_CASE("PEFT: what is written is what PEFT wrote, tensor by tensor and settin
 TEST_CASE("PEFT: where blocks differ in their layers, each is named in full") {
   Gpt2 m = model();
   const Lora lora = load_peft(m, golden("lora"));
-  m.blocks[0].c_fc.low_rank = {};
+  layer(m, 0, "mlp.c_fc").low_rank = {};
   const support::TemporaryFolder folder;
   save_peft(m, lora, "model", folder / "p");
   const auto config = read_json(folder / "p" / "adapter_config.json");

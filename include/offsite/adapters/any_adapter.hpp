@@ -10,6 +10,7 @@
 
 #include "offsite/adapters/adapter_policy.hpp"
 #include "offsite/adapters/bit_fit.hpp"
+#include "offsite/adapters/bottleneck.hpp"
 #include "offsite/adapters/lora.hpp"
 #include "offsite/adapters/whole_blocks.hpp"
 
@@ -17,7 +18,7 @@ namespace offsite {
 
 /// One of the library's policies, chosen at run time.
 struct AnyAdapter {
-  std::variant<WholeBlocks, Lora, BitFit> policy{};
+  std::variant<WholeBlocks, Lora, Bottleneck, BitFit> policy{};
 
   [[nodiscard]] bool trains(std::string_view name, const at::Tensor& tensor) const {
     return std::visit([&](const auto& p) { return p.trains(name, tensor); }, policy);
@@ -118,6 +119,23 @@ inline void read_targets(std::string_view value, std::vector<std::string>& targe
   while (!value.empty()) targets.emplace_back(next_part(value, ','));
   check_targets(targets);
 }
+inline bool set(Bottleneck& policy, std::string_view name, std::string_view value) {
+  if (name == "paper" && value.empty())
+    policy = Bottleneck::paper();
+  else if (name == "width")
+    read_setting(name, value, policy.width);
+  else if (name == "dropout")
+    read_setting(name, value, policy.dropout);
+  else if (name == "seed")
+    read_setting(name, value, policy.seed);
+  else if (name == "targets" && value == "outputs")
+    policy.targets.clear();
+  else if (name == "targets")
+    read_targets(value, policy.targets);
+  else
+    return false;
+  return true;
+}
 inline bool set(Lora& policy, std::string_view name, std::string_view value) {
   if (name == "paper" && value.empty())
     policy = Lora::paper();
@@ -157,9 +175,10 @@ template <class Policy>
   const auto name = next_part(text, ' ');
   if (name == WholeBlocks::kName) return read_policy(WholeBlocks{}, text);
   if (name == Lora::kName) return read_policy(Lora{}, text);
+  if (name == Bottleneck::kName) return read_policy(Bottleneck{}, text);
   if (name == BitFit::kName) return read_policy(BitFit{}, text);
   throw ArgumentError(
-      formatted("the adapter policy is '{}', but there are whole_blocks, lora and bitfit", name));
+      formatted("the adapter policy is '{}', but there are whole_blocks, lora, bottleneck and bitfit", name));
 }
 
 }  // namespace detail

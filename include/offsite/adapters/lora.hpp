@@ -83,7 +83,7 @@ struct Lora {
   /// "lora rank=8 alpha=16 ...": every setting, so that whoever reads it has the same policy.
   [[nodiscard]] std::string text() const {
     return formatted("{} rank={} alpha={} dropout={} targets={}{}{} seed={}", kName, rank, alpha, dropout,
-                       detail::targets_text(targets), rslora ? " rslora" : "", dora ? " dora" : "", seed);
+                     detail::targets_text(targets), rslora ? " rslora" : "", dora ? " dora" : "", seed);
   }
 
   bool operator==(const Lora&) const = default;

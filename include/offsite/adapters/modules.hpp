@@ -21,11 +21,11 @@ namespace offsite {
 
 namespace detail {
 
-/// \throws ArgumentError if there are no `layers` to add to, or for a target that names none of them.
+/// \throws ArgumentError if there are no `layers` to add to, nothing was `attached`, or a target names none of them.
 template <class Policy>
-void check_found(const Policy& policy, const std::vector<std::string>& layers) {
+void check_found(const Policy& policy, const std::vector<std::string>& layers, bool attached) {
   if constexpr (requires { std::variant_size_v<decltype(policy.policy)>; }) {
-    std::visit([&](const auto& chosen) { check_found(chosen, layers); }, policy.policy);
+    std::visit([&](const auto& chosen) { check_found(chosen, layers, attached); }, policy.policy);
   } else if constexpr (AttachesModules<Policy>) {
     require(!layers.empty(),
             "the adapter policy {} adds to linear layers, but these blocks show none: their visit must call "
@@ -37,6 +37,9 @@ void check_found(const Policy& policy, const std::vector<std::string>& layers) {
                             [&](const auto& name) { return is_target(name, {target}); }),
                 "the target '{}' names no linear layer of the blocks that train, such as {}", target,
                 layers.back());
+    require(attached,
+            "the adapter policy {} finds no layer that it adds to; there are such as {}: name its targets",
+            policy_text(policy), layers.back());
   }
 }
 
@@ -67,6 +70,7 @@ void attach_modules(Model& model, const std::vector<std::int64_t>& numbers, cons
                     const P& policy) {
   const c10::NoGradGuard no_grad;
   std::array<std::vector<std::string>, 3> layers;  // by role
+  std::array<bool, 3> attached{};
   for (std::size_t i = 0; i < blocks.places.size(); ++i) {
     const auto& here = detail::policy_at(policy, blocks.roles[i]);
     if constexpr (AttachesModules<std::remove_cvref_t<decltype(here)>>) {
@@ -76,13 +80,14 @@ void attach_modules(Model& model, const std::vector<std::int64_t>& numbers, cons
       visit_linears<Access>(Access::block(model, place), [&](std::string_view name, Linear& layer) {
         const auto& full =
             layers[static_cast<std::size_t>(blocks.roles[i])].emplace_back(prefix + std::string(name));
-        here.attach(full, layer);
+        if (here.attach(full, layer)) attached[static_cast<std::size_t>(blocks.roles[i])] = true;
       });
     }
   }
   for (const auto role : {BlockRole::kBottom, BlockRole::kTop, BlockRole::kEmulator})
     if (std::find(blocks.roles.begin(), blocks.roles.end(), role) != blocks.roles.end())
-      detail::check_found(detail::policy_at(policy, role), layers[static_cast<std::size_t>(role)]);
+      detail::check_found(detail::policy_at(policy, role), layers[static_cast<std::size_t>(role)],
+                          attached[static_cast<std::size_t>(role)]);
 }
 
 /// What merging modules did to the weights.

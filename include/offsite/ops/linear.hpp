@@ -11,6 +11,7 @@
 #include <type_traits>
 
 #include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/low_rank.hpp"
 
 namespace offsite {
@@ -29,11 +30,13 @@ struct Linear {
   at::Tensor weight;
   at::Tensor bias;  ///< (out) or undefined
   WeightLayout layout = WeightLayout::kOutIn;
-  LowRank low_rank{};  ///< a trained change on top; models need not know of it
+  LowRank low_rank{};            ///< a trained change on top; models need not know of it
+  BottleneckLayer bottleneck{};  ///< a trained network behind; likewise
 
   struct Saved {
     at::Tensor x;  ///< only if the weight trains
     LowRank::Saved low_rank{};
+    BottleneckLayer::Saved bottleneck{};
   };
 
   [[nodiscard]] std::int64_t in_features() const {
@@ -56,10 +59,12 @@ struct Linear {
     if (save && weight.grad().defined()) saved.x = x;
     const at::Tensor in_out = layout == WeightLayout::kInOut ? weight : weight.t();
     at::Tensor y = bias.defined() ? at::addmm(bias, x, in_out) : at::mm(x, in_out);
-    return low_rank.defined() ? low_rank.forward(y, x, out_in(), bias, saved.low_rank, save) : y;
+    if (low_rank.defined()) y = low_rank.forward(y, x, out_in(), bias, saved.low_rank, save);
+    return bottleneck.defined() ? bottleneck.forward(y, saved.bottleneck, save) : y;
   }
   /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
-  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
+  [[nodiscard]] at::Tensor backward(const at::Tensor& d_out, const Saved& saved, bool need_dx = true) const {
+    const at::Tensor dy = bottleneck.defined() ? bottleneck.backward(d_out, saved.bottleneck) : d_out;
     if (bias.defined() && bias.grad().defined()) ops::accumulate_rows(bias.grad(), dy);
     at::Tensor through, d = dy;
     if (low_rank.defined()) d = low_rank.backward(dy, saved.low_rank, need_dx ? &through : nullptr);
@@ -73,7 +78,10 @@ struct Linear {
   }
 
   /// Output features [begin, begin + n) as a layer of its own that shares values and gradients.
+  /// \throws ArgumentError if a network stands behind the layer: it mixes them all.
   [[nodiscard]] Linear slice(std::int64_t begin, std::int64_t n) const {
+    require(!bottleneck.defined(),
+            "a part of a layer's outputs was asked for, but a bottleneck behind it needs all");
     Linear part{cut(weight, layout == WeightLayout::kInOut ? 1 : 0, begin, n), cut(bias, 0, begin, n), layout,
                 low_rank};
     part.low_rank.b = cut(low_rank.b, 0, begin, n);
@@ -93,6 +101,11 @@ struct Linear {
       if (low_rank.a.defined()) f(name + ".lora_A.weight", low_rank.a);
       if (low_rank.b.defined()) f(name + ".lora_B.weight", low_rank.b);
       if (low_rank.magnitude.defined()) f(name + ".lora_magnitude_vector", low_rank.magnitude);
+      if (!bottleneck.defined()) return;
+      f(name + ".bottleneck_down.weight", bottleneck.down_weight);
+      f(name + ".bottleneck_down.bias", bottleneck.down_bias);
+      f(name + ".bottleneck_up.weight", bottleneck.up_weight);
+      f(name + ".bottleneck_up.bias", bottleneck.up_bias);
     }
   }
 

@@ -78,7 +78,9 @@ class BlockTape {
   class WithinPass {
    public:
     using Block = typename Access::Block;
-    WithinPass(Block& block, const ModulePass* pass) : block_(pass != nullptr ? &block : nullptr) { set(pass); }
+    WithinPass(Block& block, const ModulePass* pass) : block_(pass != nullptr ? &block : nullptr) {
+      set(pass);
+    }
     ~WithinPass() { set(nullptr); }
     WithinPass(const WithinPass&) = delete;
     WithinPass& operator=(const WithinPass&) = delete;
@@ -86,8 +88,9 @@ class BlockTape {
    private:
     void set(const ModulePass* pass) {
       if (block_ != nullptr)
-        visit_linears<Access>(*block_,
-                              [&](std::string_view, Linear& layer) { layer.low_rank.dropout.pass = pass; });
+        visit_linears<Access>(*block_, [&](std::string_view, Linear& layer) {
+          layer.low_rank.dropout.pass = layer.bottleneck.dropout.pass = pass;
+        });
     }
     Block* block_;
   };

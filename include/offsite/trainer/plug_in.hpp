@@ -30,7 +30,7 @@ struct PlugIn {
 /// own dtype.
 ///
 /// Low-rank changes are merged into the weights they belong to, unless `merge` is false: then the model keeps its
-/// factors. All other tensors are shared with `model`. A number that did not change keeps its bits, so untrained
+/// factors. What cannot be merged stays beside them in either case. All other tensors are shared with `model`. A number that did not change keeps its bits, so untrained
 /// adapters give the model back as it was: adding a zero would turn -0 into 0, and rounding may not be its
 /// own inverse.
 template <class Access, class Model, class Adapters>
@@ -49,6 +49,8 @@ template <class Access, class Model, class Adapters>
       result.model, all, parts, adapters, [&](const std::string& name, at::Tensor& slot, bool, bool) {
         const at::Tensor wanted = FlatParameters::view(values, layout.tensors()[next++]);
         if (detail::is_module_name(name)) {
+          const bool merges = name.find(".lora_") != name.npos;
+          if (!merges && !slot.detach().to(at::kFloat).equal(wanted)) ++report.tensors_changed;
           slot = wanted.clone();
           return;
         }

@@ -27,7 +27,9 @@ struct TrainedParts {
   bool shared = false;               ///< embeddings, final norm and head train too
   std::vector<BlockRole> roles{};    ///< one a place; empty = all are bottom blocks
 
-  [[nodiscard]] BlockRole role(std::size_t i) const { return roles.empty() ? BlockRole::kBottom : roles.at(i); }
+  [[nodiscard]] BlockRole role(std::size_t i) const {
+    return roles.empty() ? BlockRole::kBottom : roles.at(i);
+  }
 
   /// The blocks that a policy trains, and nothing shared.
   [[nodiscard]] static TrainedParts of(TrainedBlocks blocks) {
@@ -107,7 +109,8 @@ class TrainedModel {
     plan_.input_gradient = trains_shared_;
     for (const auto place : parts.places)
       visit_linears<Access>(Access::block(model_, place), [&](std::string_view, const Linear& layer) {
-        plan_.module_dropout = plan_.module_dropout || layer.low_rank.dropout.rate > 0;
+        plan_.module_dropout =
+            plan_.module_dropout || layer.low_rank.dropout.rate > 0 || layer.bottleneck.dropout.rate > 0;
       });
 
     // A tensor trains if and only if its grad() is defined, so first nothing may have one.
