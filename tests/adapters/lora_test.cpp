@@ -291,6 +291,46 @@ TEST_CASE("Lora: a round of two clients averages the factors") {
   CHECK((tuned.owner().global() - expected).norm() < 1e-5f * expected.norm());
 }
 
+TEST_CASE("Lora: the mean of merged changes is the mean of the products, which averaging factors is not") {
+  Gpt2 full = model();
+  const auto policy = lora(2);
+  std::vector<ClientUpdate> updates;
+  at::Tensor expected = layer(full, 0, "mlp.c_fc").weight.clone();
+  const double weights[] = {3, 1};
+  for (std::uint64_t i = 0; i < 2; ++i) {
+    auto one = tuner(full, policy);
+    auto& parameters = one.client().parameters();
+    parameters.assign(parameters.values().add(support::random({parameters.layout().size()}, i, 0.1)));
+    updates.push_back(one.update(weights[i]));
+    expected.add_(layer(one.client().model(), 0, "mlp.c_fc").low_rank.delta().t(), weights[i] / 4);
+  }
+  auto tuned = tuner(full, policy);
+  const Eigen::VectorXf before = tuned.owner().global();
+  auto exact = tuned.owner().plug_in_merged_mean(updates);
+  CHECK(tuned.owner().global() == before);
+  CHECK(exact.tensors_changed == 8);
+  CHECK(relative_error(layer(exact.model, 0, "mlp.c_fc").weight, expected) < 1e-6);
+  auto one = tuned.owner().plug_in_merged_mean(std::span(updates).first(1));
+  tuned.owner().aggregate(updates);
+  auto averaged = tuned.owner().plug_in();
+  const auto& original = layer(full, 0, "mlp.c_fc").weight;
+  CHECK(relative_error(layer(averaged.model, 0, "mlp.c_fc").weight.sub(original), expected.sub(original)) >
+        0.05);
+
+  auto alone = tuner(full, policy);
+  alone.owner().aggregate(std::span(updates).first(1));
+  auto same = alone.owner().plug_in();
+  CHECK(relative_error(layer(one.model, 5, "attn.c_attn").weight,
+                       layer(same.model, 5, "attn.c_attn").weight) < 1e-6);
+
+  // Nothing trained: the model's own bytes, in bfloat16 too.
+  Gpt2 narrow = cast_model<Access>(full, at::kBFloat16);
+  auto untrained = tuner(narrow, policy);
+  auto plugged = untrained.owner().plug_in_merged_mean(std::vector{untrained.update(1), untrained.update(2)});
+  CHECK(plugged.tensors_changed == 0);
+  CHECK(same_bits(plugged.model, narrow));
+}
+
 TEST_CASE("Lora: settings out of range and targets that name nothing give one sentence") {
   const Gpt2 full = model();
   const auto refused = [&](auto change) {

@@ -16,6 +16,7 @@
 #include "offsite/aggregation/fed_avg.hpp"
 #include "offsite/emulator/split_plan.hpp"
 #include "offsite/emulator/uniform_drop.hpp"
+#include "offsite/trainer/merged_mean.hpp"
 #include "offsite/trainer/offer.hpp"
 #include "offsite/trainer/plug_in.hpp"
 
@@ -82,6 +83,11 @@ class Owner {
   /// The same with other values, which are not kept (flat float32).
   [[nodiscard]] PlugIn<Model> plug_in_values(const at::Tensor& values) const {
     return offsite::plug_in<Access>(attached_, plan_, layout_, adapters_, values);
+  }
+  /// The whole model with the mean of the clients' changes, their factors merged first: see `plug_in_merged_mean`.
+  /// Takes nothing into the global values. \throws ArgumentError as `check_updates` does.
+  [[nodiscard]] PlugIn<Model> plug_in_merged_mean(std::span<const ClientUpdate> updates) const {
+    return offsite::plug_in_merged_mean<Access>(attached_, plan_, layout_, adapters_, global_, updates);
   }
   /// The whole model with the modules that the policy adds beside its weights, not merged into them.
   [[nodiscard]] PlugIn<Model> plug_in_unmerged() {
