@@ -48,3 +48,11 @@ TEST_CASE("BpeTokenizer: by character with bytes to fall back on, any bytes come
     CHECK(tokenizer.decode(ids) == "the bridge");
   }
 }
+
+TEST_CASE("split patterns: Digits knows numeric characters that \\p{N} does not yet") {
+  const std::string text = "\U00011de1";
+  CHECK_FALSE(offsite::next_stretch(offsite::SplitPattern::kNumbers, text, 0).is_match);
+  CHECK_FALSE(offsite::next_stretch(offsite::SplitPattern::kNumber, text, 0).is_match);
+  CHECK(offsite::next_stretch(offsite::SplitPattern::kDigits, text, 0).is_match);
+  CHECK(offsite::next_stretch(offsite::SplitPattern::kDigit, text + text, 0).end == text.size());
+}

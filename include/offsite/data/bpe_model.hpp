@@ -22,11 +22,11 @@ namespace offsite {
 /// What a BPE tokenizer consists of; `load_tokenizer` fills it from files.
 struct BpeParts {
   struct Token {
-    std::string bytes;          ///< what the id decodes to
-    bool learned = true;        ///< a word may become it
-    std::string spelling = {};  ///< how words spell it, where that differs from `bytes`
+    std::string bytes;    ///< what the id decodes to
+    bool learned = true;  ///< a word may become it
   };
   std::vector<Token> tokens = {};                    ///< by id
+  std::vector<std::string> spellings = {};           ///< by id, how words spell tokens; empty: as their bytes
   std::vector<BpeMerge> merges = {};                 ///< by rank
   std::array<std::int32_t, 256> bytes = no_bytes();  ///< id of each byte, -1 where the vocabulary has none
   bool by_character = false;  ///< words are merged from characters, and from bytes only where one has no id
@@ -54,8 +54,8 @@ namespace detail {
 
 inline constexpr std::string_view kMarker = "\xe2\x96\x81";  // U+2581, which stands for a space
 
-inline std::string_view spelling_of(const BpeParts::Token& token) {
-  return token.spelling.empty() ? std::string_view(token.bytes) : std::string_view(token.spelling);
+inline std::string_view spelling_of(const BpeParts& parts, std::size_t id) {
+  return parts.spellings.empty() ? parts.tokens[id].bytes : parts.spellings[id];
 }
 
 /// Finds the tokens of single words; changes nothing after its construction.
@@ -79,10 +79,15 @@ class BpeModel {
   /// Appends the ids of a word, which is not empty. `symbols` is memory that serves all words.
   void append_word(std::string_view word, std::vector<std::int32_t>& symbols,
                    std::vector<std::int32_t>& ids) const {
-    if (!cuts_) {
+    if (cuts_)
+      append_cut(word, symbols, ids);
+    else
       append_piece(word, symbols, ids);
-      return;
-    }
+  }
+
+ private:
+  void append_cut(std::string_view word, std::vector<std::int32_t>& symbols,
+                  std::vector<std::int32_t>& ids) const {
     for (std::size_t begin = 0; begin < word.size();) {
       std::size_t end = begin;
       while (word.substr(end).starts_with(kMarker)) end += kMarker.size();
@@ -92,7 +97,6 @@ class BpeModel {
     }
   }
 
- private:
   void append_piece(std::string_view word, std::vector<std::int32_t>& symbols,
                     std::vector<std::int32_t>& ids) const {
     const std::int32_t id = words_.find(word);
@@ -151,16 +155,18 @@ class BpeModel {
   }
 
   void collect_characters(const BpeParts& parts) {
-    const auto is_character = [](const BpeParts::Token& token) {
-      const std::string_view spelling = spelling_of(token);
-      return token.learned && !spelling.empty() && first_code_point(spelling).bytes == spelling.size();
+    const auto is_character = [&](std::size_t id) {
+      const std::string_view spelling = spelling_of(parts, id);
+      return parts.tokens[id].learned && !spelling.empty() &&
+             first_code_point(spelling).bytes == spelling.size();
     };
-    const auto count = std::count_if(parts.tokens.begin(), parts.tokens.end(), is_character);
-    characters_ = WordTable(static_cast<std::size_t>(count));
+    std::size_t count = 0;
+    for (std::size_t id = 0; id < parts.tokens.size(); ++id) count += is_character(id) ? 1 : 0;
+    characters_ = WordTable(count);
     ascii_.fill(-1);
     for (std::size_t id = 0; id < parts.tokens.size(); ++id) {
-      if (!is_character(parts.tokens[id])) continue;
-      const std::string_view spelling = spelling_of(parts.tokens[id]);
+      if (!is_character(id)) continue;
+      const std::string_view spelling = spelling_of(parts, id);
       characters_.insert(spelling, static_cast<std::int32_t>(id));
       if (spelling.size() == 1)
         ascii_[static_cast<unsigned char>(spelling[0])] = static_cast<std::int32_t>(id);
@@ -171,10 +177,10 @@ class BpeModel {
   void collect_words(const BpeParts& parts) {
     std::vector<std::int32_t> symbols, merged;
     for (std::size_t id = 0; id < parts.tokens.size(); ++id) {
-      const BpeParts::Token& token = parts.tokens[id];
-      const std::string_view spelling = spelling_of(token);
+      const std::string_view spelling = spelling_of(parts, id);
       // Longer tokens are rare words: merging those is cheaper than looking for each long word in a table.
-      if (!token.learned || spelling.empty() || (spelling.size() > 16 && !parts.ignore_merges)) continue;
+      if (!parts.tokens[id].learned || spelling.empty() || (spelling.size() > 16 && !parts.ignore_merges))
+        continue;
       merged.clear();
       if (!parts.ignore_merges) merge(spelling, symbols, merged);
       const bool is_word =
@@ -187,9 +193,7 @@ class BpeModel {
   /// there into words, and words are found much faster than long texts are merged.
   static bool never_joins(const BpeParts& parts) {
     return std::none_of(parts.merges.begin(), parts.merges.end(), [&](const BpeMerge& rule) {
-      const auto side = [&](std::int32_t id) {
-        return spelling_of(parts.tokens[static_cast<std::size_t>(id)]);
-      };
+      const auto side = [&](std::int32_t id) { return spelling_of(parts, static_cast<std::size_t>(id)); };
       return side(rule.right).starts_with(kMarker) && !side(rule.left).ends_with(kMarker);
     });
   }

@@ -32,6 +32,7 @@ class BpeTokenizer {
     then_added_ = detail::AddedTokenFinder(std::move(then));
     parts_.merges = {};
     parts_.added_tokens = {};
+    if (parts_.drops_marker.empty()) parts_.spellings = {};
   }
 
   /// Ids of `text`; adds no begin or end token. Bytes that are no UTF-8 are encoded as they stand.
@@ -64,13 +65,11 @@ class BpeTokenizer {
   /// \throws ArgumentError for an id outside the vocabulary.
   [[nodiscard]] std::string decode(std::span<const std::int32_t> ids) const {
     std::string text;
-    for (std::size_t i = 0; i < ids.size(); ++i) {
-      const std::string_view bytes = bytes_of(ids[i]);
-      if (i == 0 && !parts_.drops_marker.empty())
-        text = detail::replaced(detail::spelling_of(parts_.tokens[static_cast<std::size_t>(ids[i])]),
-                                parts_.drops_marker, "");
-      else
-        text += bytes;
+    for (const std::int32_t id : ids) text += bytes_of(id);
+    if (!ids.empty() && !parts_.drops_marker.empty()) {
+      const auto first = static_cast<std::size_t>(ids[0]);
+      text.replace(0, parts_.tokens[first].bytes.size(),
+                   detail::replaced(detail::spelling_of(parts_, first), parts_.drops_marker, ""));
     }
     std::size_t dropped = 0;
     while (dropped < static_cast<std::size_t>(parts_.drops_spaces) && text[dropped] == ' ') ++dropped;
@@ -117,6 +116,8 @@ class BpeTokenizer {
       check(token.id, "an added token");
       require(!token.content.empty(), "added token {} has no text", token.id);
     }
+    require(parts.spellings.empty() || parts.spellings.size() == parts.tokens.size(),
+            "there are spellings for {} of {} tokens", parts.spellings.size(), size);
     if (parts.unknown) check(*parts.unknown, "the unknown token");
     if (parts.bos) check(*parts.bos, "the begin token");
     if (parts.eos) check(*parts.eos, "the end token");

@@ -14,12 +14,14 @@ namespace offsite {
 /// The regular expressions by which published tokenizers split text into words; each is matched by code of its own,
 /// in linear time.
 enum class SplitPattern : std::uint8_t {
-  kGpt2,    ///< GPT-2, OPT, GPT-NeoX, OLMo 1: see gpt2_word_end
-  kLlama3,  ///< Llama 3, OLMo 2 (GPT-4's): words take one character before them along; numbers of 3 digits
-  kQwen2,   ///< Qwen 2, 2.5 and 3: as kLlama3, but each digit for itself
-  kBloom,   ///< BLOOM: runs without white space and punctuation; what lies between them is a word, too
-  kDigits,  ///< runs of numeric characters, and what lies between them
-  kDigit,   ///< each numeric character for itself, and what lies between them
+  kGpt2,     ///< GPT-2, OPT, GPT-NeoX, OLMo 1: see gpt2_word_end
+  kLlama3,   ///< Llama 3, OLMo 2 (GPT-4's): words take one character before them along; numbers of 3 digits
+  kQwen2,    ///< Qwen 2, 2.5 and 3: as kLlama3, but each digit for itself
+  kBloom,    ///< BLOOM: runs without white space and punctuation; what lies between them is a word, too
+  kNumbers,  ///< runs of \p{N}, and what lies between them
+  kNumber,   ///< each \p{N} for itself, and what lies between them
+  kDigits,  ///< as kNumbers, for tokenizer.json's Digits, which knows a newer Unicode than its expressions do
+  kDigit,   ///< as kNumber, likewise
 };
 
 namespace detail {
@@ -32,8 +34,8 @@ inline constexpr std::array<std::pair<std::string_view, SplitPattern>, 6> kPatte
     {R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)",
      SplitPattern::kQwen2},
     {" ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+", SplitPattern::kBloom},
-    {R"(\p{N}+)", SplitPattern::kDigits},
-    {R"(\p{N})", SplitPattern::kDigit},
+    {R"(\p{N}+)", SplitPattern::kNumbers},
+    {R"(\p{N})", SplitPattern::kNumber},
 }};
 
 /// Bytes of the contraction that `text` begins with, whatever its case, or 0. The long s folds to s, as in the
@@ -80,13 +82,15 @@ inline bool divides_bloom(std::string_view text, std::size_t at, std::size_t& by
   return char_class(point.value) == CharClass::kSpace;
 }
 
-/// The numeric characters as Rust's `char::is_numeric` sees them: it knows a newer Unicode than \p{N} does.
-inline bool is_numeric(std::string_view text, std::size_t at, std::size_t& bytes) {
+/// Whether the character at `at` is in \p{N}, or, if `newer`, numeric to Rust's `char::is_numeric`; sets `bytes` to its
+/// length.
+inline bool is_numeric(std::string_view text, std::size_t at, bool newer, std::size_t& bytes) {
   const CodePoint point = first_code_point(text.substr(at));
   bytes = point.bytes == 0 ? 1 : point.bytes;
-  return point.bytes != 0 && (char_class(point.value) == CharClass::kNumber ||
-                              (0x11de0 <= point.value && point.value <= 0x11de9) ||
-                              (0x16ff4 <= point.value && point.value <= 0x16ff6));
+  if (point.bytes == 0) return false;
+  return char_class(point.value) == CharClass::kNumber ||
+         (newer && ((0x11de0 <= point.value && point.value <= 0x11de9) ||
+                    (0x16ff4 <= point.value && point.value <= 0x16ff6)));
 }
 
 }  // namespace detail
@@ -160,14 +164,14 @@ struct SplitStretch {
       }
       return {at, false};
     }
-    case SplitPattern::kDigits:
-    case SplitPattern::kDigit:
+    default:
       break;
   }
-  const bool numeric = detail::is_numeric(text, begin, bytes);
+  const bool newer = pattern == SplitPattern::kDigit || pattern == SplitPattern::kDigits;
+  const bool numeric = detail::is_numeric(text, begin, newer, bytes);
   at += bytes;
-  if (numeric && pattern == SplitPattern::kDigit) return {at};
-  while (at < text.size() && detail::is_numeric(text, at, bytes) == numeric) at += bytes;
+  if (numeric && (pattern == SplitPattern::kDigit || pattern == SplitPattern::kNumber)) return {at};
+  while (at < text.size() && detail::is_numeric(text, at, newer, bytes) == numeric) at += bytes;
   return {at, numeric};
 }
 

@@ -116,8 +116,8 @@ inline TokenizerJson read_tokenizer_json(const std::filesystem::path& path,
   const bool byte_fallback = read_flag(model, "byte_fallback", file).value_or(false);
 
   BpeParts parts = byte_level ? vocabulary.take() : vocabulary.take_by_character(byte_fallback);
-  if (!byte_level)
-    for (BpeParts::Token& token : parts.tokens) token.bytes = decoder.bytes_of(token.spelling);
+  for (std::size_t id = 0; id < parts.spellings.size(); ++id)
+    parts.tokens[id].bytes = decoder.bytes_of(parts.spellings[id]);
   std::string storage;
   for (const AddedToken& token : added_tokens) {  // Hugging Face's decode them to what they are found as
     if (!token.normalized) continue;

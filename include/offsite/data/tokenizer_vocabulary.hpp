@@ -106,10 +106,12 @@ class VocabularyReader {
   /// characters that have no id. What a token decodes to is not filled in.
   [[nodiscard]] BpeParts take_by_character(bool byte_fallback) {
     parts_.by_character = true;
+    parts_.spellings.resize(ids_.size());
     for_each_by_id([&](std::size_t id, const std::string& token) {
       const auto special = specials_.find(token);
       const bool only_added = special != specials_.end() && special->second != 0;
-      parts_.tokens[id] = {.bytes = {}, .learned = !only_added, .spelling = token};
+      parts_.tokens[id] = {.bytes = {}, .learned = !only_added};
+      parts_.spellings[id] = token;
       const auto byte = byte_fallback && !only_added ? byte_of_token(token) : std::nullopt;
       if (byte) parts_.bytes[*byte] = static_cast<std::int32_t>(id);
     });
