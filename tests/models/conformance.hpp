@@ -397,6 +397,7 @@ void check_wrong_config(const offsite::Json& good, const std::vector<std::string
     for (const auto* value :
          {"0", "-3", "null", "\"12\"", "[3]", "true", "9223372036854775807", "18446744073709551615"})
       wrong.emplace_back(field, value);
+  wrong.emplace_back("quantization_config", "{}");
   for (const auto& [field, value] : wrong) {
     INFO(field, " = ", value);
     auto json = good;

@@ -46,33 +46,23 @@ struct GptNeoxConfig {
 
   template <class Self, class F>
   static void fields(Self& c, F&& f) {
-    f("num_hidden_layers", c.num_hidden_layers);
-    f("num_attention_heads", c.num_attention_heads);
-    f("hidden_size", c.hidden_size);
+    detail::common_fields(c, f);
     f("intermediate_size", c.intermediate_size);
-    f("max_position_embeddings", c.max_position_embeddings);
-    f("vocab_size", c.vocab_size);
     f("hidden_act", c.hidden_act);
     f("use_parallel_residual", c.use_parallel_residual);
     f("attention_bias", c.attention_bias);
-    f("tie_word_embeddings", c.tie_word_embeddings);
     f("layer_norm_eps", c.layer_norm_eps);
     f("hidden_dropout", c.hidden_dropout);
-    f("attention_dropout", c.attention_dropout_rate);
     f("initializer_range", c.initializer_range);
-    f("torch_dtype", c.dtype, "dtype");
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
-    detail::check_within("num_hidden_layers", num_hidden_layers, 1, 100'000);
+    detail::check_common(*this);
     detail::check_heads("hidden_size", hidden_size, "num_attention_heads", num_attention_heads);
     detail::check_within("intermediate_size", intermediate_size, 1, 16 * detail::kWidest);
-    detail::check_within("max_position_embeddings", max_position_embeddings, 1, detail::kMostTokens);
-    detail::check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
     detail::check_epsilon("layer_norm_eps", layer_norm_eps);
     detail::check_rate("hidden_dropout", hidden_dropout);
-    detail::check_rate("attention_dropout", attention_dropout_rate);
     detail::check_deviation("initializer_range", initializer_range);
     (void)activation_of(hidden_act);
     rope.check();

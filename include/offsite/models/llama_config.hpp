@@ -118,26 +118,17 @@ struct LlamaConfig {
 
   template <class Self, class F>
   static void fields(Self& c, F&& f) {
-    f("num_hidden_layers", c.num_hidden_layers);
-    f("num_attention_heads", c.num_attention_heads);
-    f("hidden_size", c.hidden_size);
+    detail::common_fields(c, f);
     f("intermediate_size", c.intermediate_size);
-    f("max_position_embeddings", c.max_position_embeddings);
-    f("vocab_size", c.vocab_size);
     f("hidden_act", c.hidden_act);
-    f("tie_word_embeddings", c.tie_word_embeddings);
     f("rms_norm_eps", c.rms_norm_eps);
-    f("attention_dropout", c.attention_dropout_rate);
     f("initializer_range", c.initializer_range);
-    f("torch_dtype", c.dtype, "dtype");
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
     using detail::check_within;
-    check_within("num_hidden_layers", num_hidden_layers, 1, 100'000);
-    check_within("hidden_size", hidden_size, 1, detail::kWidest);
-    check_within("num_attention_heads", num_attention_heads, 1, detail::kWidest);
+    detail::check_common(*this);
     check_within("head_dim", head_dim, 0, detail::kWidest);
     check_within("num_key_value_heads", num_key_value_heads, 0, num_attention_heads);
     if (head_dim == 0)
@@ -149,14 +140,11 @@ struct LlamaConfig {
     require(head_width() % 2 == 0, "heads are {} wide, but rotary embeddings turn pairs of features",
             head_width());
     check_within("intermediate_size", intermediate_size, 1, 16 * detail::kWidest);
-    check_within("max_position_embeddings", max_position_embeddings, 1, detail::kMostTokens);
-    check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
     check_within("sliding_window", sliding_window, 0, detail::kMostTokens);
     check_within("max_window_layers", first_window, 0, detail::kMostTokens);
     require(windowed.empty() || static_cast<std::int64_t>(windowed.size()) == num_hidden_layers,
             "layer_types names {} blocks, but num_hidden_layers is {}", windowed.size(), num_hidden_layers);
     detail::check_epsilon("rms_norm_eps", rms_norm_eps);
-    detail::check_rate("attention_dropout", attention_dropout_rate);
     detail::check_deviation("initializer_range", initializer_range);
     require(!attention_bias || kind().attention_bias_field,
             "attention_bias is true, but models of type {} have none", kind().model_type);
@@ -199,9 +187,6 @@ inline LlamaConfig LlamaConfig::from_json(const Json& json) {
   detail::read_fields(
       c, json, c.model_type,
       {"num_hidden_layers", "num_attention_heads", "hidden_size", "intermediate_size", "vocab_size"});
-  require<ProtocolError>(
-      !fields.has("quantization_config"),
-      "the model's configuration has a quantization_config, but quantised weights are not supported");
   detail::refuse_field(fields, "use_bidirectional_attention", "attention to later tokens is not supported");
   // Gemma's first releases say gelu and mean its approximation by tanh, as Hugging Face reads them too.
   if (kind.gemma && c.hidden_act == "gelu") c.hidden_act = "gelu_pytorch_tanh";

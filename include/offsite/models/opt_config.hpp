@@ -50,35 +50,25 @@ struct OptConfig {
 
   template <class Self, class F>
   static void fields(Self& c, F&& f) {
-    f("num_hidden_layers", c.num_hidden_layers);
-    f("num_attention_heads", c.num_attention_heads);
-    f("hidden_size", c.hidden_size);
+    detail::common_fields(c, f);
     f("ffn_dim", c.ffn_dim);
-    f("max_position_embeddings", c.max_position_embeddings);
-    f("vocab_size", c.vocab_size);
     f("word_embed_proj_dim", c.word_embed_proj_dim);
     f("activation_function", c.activation_function);
     f("do_layer_norm_before", c.do_layer_norm_before);
     f("_remove_final_layer_norm", c.remove_final_layer_norm);
     f("enable_bias", c.enable_bias);
     f("layer_norm_elementwise_affine", c.layer_norm_elementwise_affine);
-    f("tie_word_embeddings", c.tie_word_embeddings);
     f("dropout", c.dropout);
-    f("attention_dropout", c.attention_dropout_rate);
     f("init_std", c.init_std);
-    f("torch_dtype", c.dtype, "dtype");
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
-    detail::check_within("num_hidden_layers", num_hidden_layers, 1, 100'000);
+    detail::check_common(*this);
     detail::check_heads("hidden_size", hidden_size, "num_attention_heads", num_attention_heads);
     detail::check_within("ffn_dim", ffn_dim, 1, 16 * detail::kWidest);
-    detail::check_within("max_position_embeddings", max_position_embeddings, 1, detail::kMostTokens);
-    detail::check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
     detail::check_within("word_embed_proj_dim", embedding_width(), 1, detail::kWidest);
     detail::check_rate("dropout", dropout);
-    detail::check_rate("attention_dropout", attention_dropout_rate);
     detail::check_deviation("init_std", init_std);
     (void)activation_of(activation_function);
   }

@@ -47,6 +47,30 @@ inline void refuse_field(const ConfigFields& fields, const char* field, std::str
   require<ProtocolError>(!asked, "{} of the model's configuration is true, but {}", field, reason);
 }
 
+/// The fields that most families call alike.
+template <class Self, class F>
+void common_fields(Self& c, F& f) {
+  f("num_hidden_layers", c.num_hidden_layers);
+  f("num_attention_heads", c.num_attention_heads);
+  f("hidden_size", c.hidden_size);
+  f("max_position_embeddings", c.max_position_embeddings);
+  f("vocab_size", c.vocab_size);
+  f("tie_word_embeddings", c.tie_word_embeddings);
+  f("attention_dropout", c.attention_dropout_rate);
+  f("torch_dtype", c.dtype, "dtype");
+}
+
+/// What holds of them whatever the family. \throws ArgumentError
+template <class Config>
+void check_common(const Config& c) {
+  check_within("num_hidden_layers", c.num_hidden_layers, 1, 100'000);
+  check_within("hidden_size", c.hidden_size, 1, kWidest);
+  check_within("num_attention_heads", c.num_attention_heads, 1, kWidest);
+  check_within("max_position_embeddings", c.max_position_embeddings, 1, kMostTokens);
+  check_within("vocab_size", c.vocab_size, 1, kMostTokens);
+  check_rate("attention_dropout", c.attention_dropout_rate);
+}
+
 /// `c.check()` of a configuration that was read from a file. \throws ProtocolError
 template <class Config>
 void check_read(const Config& c) {
@@ -68,6 +92,9 @@ void read_fields(Config& c, const Json& json, std::string_view model_type,
   require<ProtocolError>(type == model_type,
                          "the configuration is of a model of type \"{}\", but \"{}\" is wanted", type,
                          model_type);
+  require<ProtocolError>(
+      !fields.has("quantization_config"),
+      "the model's configuration has a quantization_config, but quantised weights are not supported");
   c.source = json;
   Config::fields(c, [&](const char* name, auto& value, const char* alias = nullptr) {
     fields.read(name, value);
