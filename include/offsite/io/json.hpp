@@ -3,12 +3,14 @@
 #include <rapidjson/memorystream.h>
 #include <rapidjson/reader.h>
 
+#include <charconv>
 #include <cstddef>
 #include <cstdint>
 #include <filesystem>
 #include <iterator>
 #include <string>
 #include <string_view>
+#include <system_error>
 #include <utility>
 #include <vector>
 
@@ -35,7 +37,7 @@ class JsonBuilder {
   bool Uint64(std::uint64_t value) { return add(value); }
   bool Double(double value) { return add(value); }
   bool String(const char* text, unsigned bytes, bool) { return add(std::string(text, bytes)); }
-  bool RawNumber(const char*, unsigned, bool) { return false; }  // is not asked for
+  bool RawNumber(const char* text, unsigned bytes, bool) { return add(number({text, bytes})); }
   bool StartObject() { return open(); }
   bool Key(const char* text, unsigned bytes, bool) {
     keys_.emplace_back(text, bytes);
@@ -51,6 +53,7 @@ class JsonBuilder {
   bool StartArray() { return open(); }
   bool EndArray(unsigned) { return add(close()); }
 
+  [[nodiscard]] bool too_large() const { return too_large_; }  ///< a number that no double can hold came
   [[nodiscard]] bool too_deep() const { return levels_.size() > kJsonDepth; }
   [[nodiscard]] Json take() { return std::move(root_); }
 
@@ -72,7 +75,25 @@ class JsonBuilder {
     }
     return true;
   }
+  /// Not by RapidJSON, which takes 0e40 for -2.4e229: it counts the leading zeros of a zero.
+  Json number(std::string_view text) {
+    const char* const end = text.data() + text.size();
+    if (text.find_first_of(".eE") == text.npos) {
+      std::int64_t whole = 0;
+      std::uint64_t natural = 0;
+      if (std::from_chars(text.data(), end, whole).ec == std::errc()) return whole;
+      if (std::from_chars(text.data(), end, natural).ec == std::errc()) return natural;
+    }
+    double real = 0;
+    if (std::from_chars(text.data(), end, real).ec == std::errc()) return real;
+    // Out of range: too small for a double is 0, too large is refused.
+    const auto exponent = text.find_first_of("eE");
+    const bool small = exponent != text.npos ? text[exponent + 1] == '-' : text.find('.') != text.npos;
+    too_large_ = too_large_ || !small;
+    return 0.0;
+  }
 
+  bool too_large_ = false;
   Json root_;
   std::vector<std::vector<Json>> levels_;  // values of the arrays and objects that are open
   std::vector<std::string> keys_;          // of the members of all open objects
@@ -83,7 +104,7 @@ class JsonBuilder {
 /// Parses one JSON value; `what` names the text in messages. A key that occurs twice keeps its last value.
 /// \throws ProtocolError if the text is not JSON in UTF-8 or nests deeper than 128.
 [[nodiscard]] inline Json parse_json(std::string_view text, std::string_view what) {
-  constexpr unsigned kFlags = rapidjson::kParseFullPrecisionFlag | rapidjson::kParseValidateEncodingFlag |
+  constexpr unsigned kFlags = rapidjson::kParseNumbersAsStringsFlag | rapidjson::kParseValidateEncodingFlag |
                               rapidjson::kParseIterativeFlag;
   rapidjson::MemoryStream stream(text.data(), text.size());
   rapidjson::Reader reader;
@@ -93,6 +114,8 @@ class JsonBuilder {
                          detail::kJsonDepth);
   require<ProtocolError>(!result.IsError(), "{} is not valid JSON: {} (at byte {})", what,
                          rapidjson::GetParseError_En(result.Code()), result.Offset());
+  require<ProtocolError>(!builder.too_large(), "{} is refused: it holds a number larger than any double",
+                         what);
   // The reader takes a zero byte for the text's end.
   require<ProtocolError>(stream.Tell() == text.size(), "{} is not valid JSON: a zero byte stands at byte {}",
                          what, stream.Tell());
