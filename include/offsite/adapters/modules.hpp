@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "offsite/adapters/adapter_policy.hpp"
+#include "offsite/adapters/targets.hpp"
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/blocks/visit_linears.hpp"
 
