@@ -1,0 +1,102 @@
+#include <cmath>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "offsite/aggregation/coordinate_wise.hpp"
+#include "offsite/aggregation/fed_avg.hpp"
+#include "offsite/aggregation/norm_bounded.hpp"
+#include "offsite/aggregation/server_optimizers.hpp"
+#include "offsite/core/random.hpp"
+#include "offsite/io/json.hpp"
+
+#include "support/test.hpp"
+
+using namespace offsite;
+
+namespace {
+
+Eigen::VectorXf vector_of(const Json& json) {
+  const auto values = json.get<std::vector<double>>();
+  Eigen::VectorXf v(static_cast<Eigen::Index>(values.size()));
+  for (std::size_t i = 0; i < values.size(); ++i)
+    v[static_cast<Eigen::Index>(i)] = static_cast<float>(values[i]);
+  return v;
+}
+
+/// Two rounds of the golden case.
+template <AggregationPolicy Policy>
+void check_golden(const std::string& name, const Policy& policy) {
+  CAPTURE(name);
+  const auto golden = read_json(support::golden("aggregation/policies.json"));
+  Eigen::VectorXf x = vector_of(golden.at("start"));
+  typename Policy::State state{};
+  for (const auto& round : golden.at("rounds")) {
+    std::vector<ClientUpdate> updates;
+    for (const auto& delta : round)
+      updates.push_back({vector_of(delta), golden.at("weights").at(updates.size()).get<double>()});
+    x = policy.aggregate(x, updates, state);
+  }
+  const auto expected = vector_of(golden.at("results").at(name));
+  CHECK((x - expected).norm() <= 2e-6f * expected.norm());
+}
+
+Eigen::VectorXf random_vector(Eigen::Index size, std::uint64_t key) {
+  RandomStream random(key);
+  Eigen::VectorXf v(size);
+  for (auto& x : v) x = static_cast<float>(random.uniform() - 0.5);
+  return v;
+}
+
+}  // namespace
+
+TEST_CASE("aggregation policies: two rounds as the papers' formulas in NumPy give them") {
+  check_golden("fedavg", FedAvg{});
+  check_golden("fedavgm", FedAvgM{});
+  check_golden("fedadam", FedAdam{});
+  check_golden("fedyogi", FedYogi{});
+  check_golden("fedadagrad", FedAdagrad{});
+  check_golden("trimmed", TrimmedMean{});
+  check_golden("median", CoordinateMedian{});
+  check_golden("bounded", NormBounded<>{});
+}
+
+TEST_CASE_TEMPLATE(
+    "aggregation policies: zeros change nothing, the clients' order only rounding, bad updates are refused",
+    Policy, FedAvgM, FedAdam, FedYogi, FedAdagrad, TrimmedMean, CoordinateMedian, NormBounded<>,
+    NormBounded<CoordinateMedian>) {
+  const Policy policy{};
+  const auto global = random_vector(5003, 1);
+  std::vector<ClientUpdate> updates;
+  for (std::uint64_t k = 0; k < 5; ++k)
+    updates.push_back({random_vector(5003, 2 + k), 1.0 + static_cast<double>(k)});
+  const auto run = [&](std::vector<ClientUpdate> of) {
+    typename Policy::State state{};
+    return policy.aggregate(global, of, state);
+  };
+  const auto next = run(updates);
+  CHECK(next.allFinite());
+  CHECK((next - global).norm() > 0);
+  CHECK((run({updates.rbegin(), updates.rend()}) - next).norm() <= 2e-6f * next.norm());
+  CHECK(run(std::vector<ClientUpdate>(3, {Eigen::VectorXf::Zero(5003), 2})) == global);
+  CHECK_THROWS_AS((void)run({}), ArgumentError);
+  auto broken = updates;
+  broken[2].delta[7] = std::nanf("");
+  CHECK_THROWS_AS((void)run(broken), ArgumentError);
+  broken = updates;
+  broken[0].weight = 0;
+  CHECK_THROWS_AS((void)run(broken), ArgumentError);
+}
+
+TEST_CASE(
+    "TrimmedMean and CoordinateMedian: one liar of five moves nothing far; NormBounded bounds the step") {
+  const auto global = Eigen::VectorXf::Zero(100).eval();
+  std::vector<ClientUpdate> updates(4, {Eigen::VectorXf::Constant(100, 1), 1});
+  updates.push_back({Eigen::VectorXf::Constant(100, 1e6f), 1e6});
+  TrimmedMean::State a;
+  CoordinateMedian::State b;
+  FedAvg::State c;
+  CHECK(TrimmedMean{}.aggregate(global, updates, a) == Eigen::VectorXf::Constant(100, 1));
+  CHECK(CoordinateMedian{}.aggregate(global, updates, b) == Eigen::VectorXf::Constant(100, 1));
+  CHECK(NormBounded<>{.max_norm = 3, .inner = {}}.aggregate(global, updates, c).norm() <= 3.001f);
+}
