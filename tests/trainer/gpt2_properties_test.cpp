@@ -5,10 +5,10 @@
 #include <ATen/ops/full.h>
 
 #include <array>
-#include <cstring>
 #include <functional>
 #include <limits>
 
+#include "models/conformance.hpp"
 #include "offsite/blocks/cast.hpp"
 #include "offsite/blocks/run_blocks.hpp"
 #include "offsite/data/packed_batch.hpp"
@@ -17,6 +17,7 @@
 #include "trainer/golden_training.hpp"
 
 using namespace offsite;
+using conformance::copy_of, conformance::same_bits;
 using golden_training::cut, golden_training::model, golden_training::samples, golden_training::Threads;
 using support::relative_error;
 
@@ -32,11 +33,6 @@ at::Tensor logits(Gpt2& m, const PackedBatch& batch, bool scored_only = true) {
   return m.logits(h);
 }
 
-bool same_bits(const at::Tensor& a, const at::Tensor& b) {
-  return a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() && a.is_contiguous() &&
-         b.is_contiguous() && std::memcmp(a.const_data_ptr(), b.const_data_ptr(), a.nbytes()) == 0;
-}
-
 /// Calls f(name, tensor of a, tensor of b) for every parameter of two models of the same blocks.
 template <class F>
 void compare(Gpt2& a, Gpt2& b, std::span<const std::int64_t> numbers, F&& f) {
@@ -46,19 +42,6 @@ void compare(Gpt2& a, Gpt2& b, std::span<const std::int64_t> numbers, F&& f) {
   visit_parameters<Access>(b, numbers,
                            [&](const std::string& name, at::Tensor& t) { f(name, first.at(next++), t); });
   CHECK(next == first.size());
-}
-
-bool same_bits(Gpt2& a, Gpt2& b) {
-  bool same = true;
-  compare(a, b, kAll, [&](const auto&, const auto& x, const auto& y) { same = same && same_bits(x, y); });
-  return same;
-}
-
-Gpt2 copy_of(Gpt2 m) {
-  const auto clone = [](std::string_view, at::Tensor& t) { t = t.clone(); };
-  m.visit_shared(clone);
-  for (auto& block : m.blocks) Access::visit(block, clone);
-  return m;
 }
 
 /// A client's values before and after some steps.
