@@ -81,7 +81,7 @@ def main():
     if options.headers:
         command = [*base, "-O0"]
         theirs = seconds(command, alone, options.repeat)
-        for name in ("Eigen/Core", "fmt/format.h", "nlohmann/json.hpp", "regex", "iostream", "filesystem", "functional",
+        for name in ("Eigen/Core", "fmt/format.h", "rapidjson/reader.h", "regex", "iostream", "filesystem", "functional",
                      "offsite/data/load_tokenizer.hpp", "offsite/data/any_task.hpp", "offsite/io/model_folder.hpp",
                      "offsite/ops/attention.hpp", "offsite/models/gpt2.hpp", "offsite/trainer/offsite_tuning.hpp",
                      "offsite/trainer/offer_folder.hpp", "offsite/eval/comparison.hpp", "offsite/report/progress.hpp"):

@@ -3,10 +3,10 @@
 #include <chrono>
 #include <cstdint>
 #include <functional>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
 
+#include "offsite/io/json_value.hpp"
 #include "offsite/arguments.hpp"
 
 namespace program {
@@ -21,7 +21,7 @@ class Session {
   Session& operator=(const Session&) = delete;
 
   /// The fields of `--json`, beside those that every command has.
-  nlohmann::json results = nlohmann::json::object();
+  offsite::Json results = offsite::Json::object();
 
   /// A line for people on standard error, unless they asked for quiet.
   void say(const std::string& text) const;

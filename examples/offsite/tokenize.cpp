@@ -8,7 +8,6 @@
 #include <iostream>
 #include <iterator>
 #include <memory>
-#include <nlohmann/json.hpp>
 
 #include "offsite/command_line.hpp"
 #include "offsite/core/error.hpp"
@@ -27,7 +26,7 @@ void tokenize_lines(const TokenizeCommand& command, Session& session) {
   std::int64_t lines = 0, tokens = 0;
   for (const auto& line : read_lines(command.text)) {
     const auto ids = tokenizer.encode(line);
-    std::cout << nlohmann::json{{"ids", ids}}.dump() << '\n';
+    std::cout << offsite::Json::object({{"ids", ids}}).dump() << '\n';
     ++lines;
     tokens += static_cast<std::int64_t>(ids.size());
   }
@@ -71,7 +70,7 @@ void tokenize_task(const TokenizeCommand& command, Session& session) {
   for (const auto& sample : encoded.samples) {
     std::vector<int> scored(sample.tokens.size());
     std::fill(scored.begin() + sample.scored_from, scored.end(), 1);
-    std::cout << nlohmann::json{{"ids", sample.tokens}, {"scored", scored}}.dump() << '\n';
+    std::cout << offsite::Json::object({{"ids", sample.tokens}, {"scored", scored}}).dump() << '\n';
     tokens += static_cast<std::int64_t>(sample.tokens.size());
   }
   say_lengths(session, encoded.samples);

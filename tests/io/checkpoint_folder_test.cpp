@@ -41,7 +41,7 @@ void refuses(const support::TemporaryFolder& folder, std::string_view words) {
 
 /// A folder of two shards, "a b" and "c", and its index.
 struct Sharded : support::TemporaryFolder {
-  nlohmann::json index;
+  Json index;
   Sharded() {
     Weights weights;
     weights.views.pop_back();

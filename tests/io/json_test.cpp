@@ -9,11 +9,12 @@ using namespace offsite;
 
 TEST_CASE("read_json and write_json: there and back") {
   const support::TemporaryFolder folder;
-  const nlohmann::json value{{"a", {1, 2.5, nullptr, true}}, {"text", "gr\xc3\xbc\xc3\x9f \"quoted\" \\"}};
+  const auto value = Json::object(
+      {{"a", Json::array({1, 2.5, nullptr, true})}, {"text", "gr\xc3\xbc\xc3\x9f \"quoted\" \\"}});
   write_json(folder / "f.json", value);
   CHECK(read_json(folder / "f.json") == value);
   CHECK(support::read_file(folder / "f.json").ends_with("}\n"));
-  write_json(folder / "ordered.json", nlohmann::ordered_json{{"z", 1}, {"a", 2}});
+  write_json(folder / "ordered.json", Json::object({{"z", 1}, {"a", 2}}));
   CHECK(support::read_file(folder / "ordered.json") == "{\n  \"z\": 1,\n  \"a\": 2\n}\n");
 }
 
@@ -53,7 +54,7 @@ TEST_CASE("parse_json: messages stay short") {
 TEST_CASE("write_json: a text that is not UTF-8 leaves the old file") {
   const support::TemporaryFolder folder;
   support::write_file(folder / "f.json", "old");
-  CHECK_THROWS_AS(write_json(folder / "f.json", nlohmann::json("\xff")), ArgumentError);
+  CHECK_THROWS_AS(write_json(folder / "f.json", Json("\xff")), ArgumentError);
   CHECK(support::read_file(folder / "f.json") == "old");
 }
 

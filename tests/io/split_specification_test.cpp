@@ -11,7 +11,7 @@ namespace {
 SplitSpecification example() {
   SplitSpecification split;
   split.model_type = "gpt2";
-  split.config = {{"model_type", "gpt2"}, {"n_layer", 12}, {"dtype", "float32"}};
+  split.config = Json::object({{"model_type", "gpt2"}, {"n_layer", 12}, {"dtype", "float32"}});
   split.plan = {12, {0, 11}, {2, 5, 8}};
   split.tokenizer_sha256 = std::string(64, 'a');
   split.tensors["transformer.h.0.ln_1.bias"] = {Dtype::kF32, {8}, std::string(64, '0'), true};
@@ -20,7 +20,7 @@ SplitSpecification example() {
 }
 
 /// What reading says after `change` was made to the JSON.
-std::string refusal(const std::function<void(nlohmann::json&)>& change) {
+std::string refusal(const std::function<void(Json&)>& change) {
   auto json = example().to_json();
   change(json);
   return support::message_of<ProtocolError>([&] { (void)SplitSpecification::from_json(json, "S"); });
@@ -49,8 +49,7 @@ TEST_CASE("SplitSpecification: JSON and back gives the same") {
 }
 
 TEST_CASE("SplitSpecification: every field is checked, and the sentence names it") {
-  CHECK(refusal([](auto& j) { j = nlohmann::json::array(); }) ==
-        "S is a JSON array, but it must be an object");
+  CHECK(refusal([](auto& j) { j = Json::array(); }) == "S is a JSON array, but it must be an object");
   CHECK(refusal([](auto& j) { j["format_version"] = 2; }) ==
         "S is of format version 2, but this reads version 1");
   for (const auto* name : {"format_version", "model_type", "config", "blocks", "adapter_policy", "dtype",
@@ -59,7 +58,9 @@ TEST_CASE("SplitSpecification: every field is checked, and the sentence names it
   CHECK(refusal([](auto& j) { j["compression"] = "rank"; }) ==
         "S holds the field 'compression', which this version does not know");
   CHECK(refusal([](auto& j) { j["model_type"] = 7; }) == "'model_type' of S is 7, but it must be a text");
-  CHECK(refusal([](auto& j) { j["config"] = {1, 2}; }) == "'config' of S is [1,2], but it must be an object");
+  CHECK(refusal([](auto& j) {
+          j["config"] = Json::array({1, 2});
+        }) == "'config' of S is [1,2], but it must be an object");
   CHECK(refusal([](auto& j) { j["dtype"] = "int8"; }) ==
         "'dtype' of S is \"int8\", but it must be auto, float32, float16, bfloat16 or float64");
   CHECK(refusal([](auto& j) {
@@ -69,31 +70,31 @@ TEST_CASE("SplitSpecification: every field is checked, and the sentence names it
 }
 
 TEST_CASE("SplitSpecification: a block map that no model can have is refused") {
-  const auto blocks = [](const char* name, nlohmann::json value) {
+  const auto blocks = [](const char* name, Json value) {
     return refusal([&](auto& j) { j["blocks"][name] = value; });
   };
   CHECK(blocks("depth", 0) == "'depth' of 'blocks' of S is 0, but it must be an integer from 1 to 100000");
   CHECK(blocks("depth", 1e18).ends_with("but it must be an integer from 1 to 100000"));
   CHECK(blocks("depth", std::uint64_t{1} << 63).ends_with("but it must be an integer from 1 to 100000"));
-  CHECK(blocks("adapters", {0, 12}) ==
+  CHECK(blocks("adapters", Json::array({0, 12})) ==
         "'adapters' of 'blocks' of S is [0,12], but it must be strictly ascending numbers of 12 blocks");
-  CHECK(blocks("adapters", {-1}).ends_with("strictly ascending numbers of 12 blocks"));
-  CHECK(blocks("adapters", {3, 3}).ends_with("strictly ascending numbers of 12 blocks"));
-  CHECK(blocks("adapters", {0.5}).ends_with("but it must be a list of integers"));
-  CHECK(blocks("emulator", nlohmann::json::array()).ends_with("but it must be a list of at least one block"));
-  CHECK(blocks("emulator", {0, 5}) ==
+  CHECK(blocks("adapters", Json::array({-1})).ends_with("strictly ascending numbers of 12 blocks"));
+  CHECK(blocks("adapters", Json::array({3, 3})).ends_with("strictly ascending numbers of 12 blocks"));
+  CHECK(blocks("adapters", Json::array({0.5})).ends_with("but it must be a list of integers"));
+  CHECK(blocks("emulator", Json::array()).ends_with("but it must be a list of at least one block"));
+  CHECK(blocks("emulator", Json::array({0, 5})) ==
         "'blocks' of S names block 0 both as adapter and as part of the emulator");
   CHECK(blocks("more", 1) == "'blocks' of S holds the field 'more', which this version does not know");
 }
 
 TEST_CASE("SplitSpecification: a tensor's record is checked") {
-  const auto record = [](const char* name, nlohmann::json value) {
+  const auto record = [](const char* name, Json value) {
     return refusal([&](auto& j) { j["tensors"]["transformer.wte.weight"][name] = value; });
   };
   const std::string of = " of tensor 'transformer.wte.weight' of S is ";
   CHECK(record("dtype", "I64") == "'dtype'" + of + "\"I64\", but it must be F32, F16, BF16 or F64");
-  CHECK(record("shape", {-1, 8}) == "'shape'" + of + "[-1,8], but it must be a shape");
-  CHECK(record("shape", {INT64_MAX, 8}).ends_with("but it must be a shape"));
+  CHECK(record("shape", Json::array({-1, 8})) == "'shape'" + of + "[-1,8], but it must be a shape");
+  CHECK(record("shape", Json::array({INT64_MAX, 8})).ends_with("but it must be a shape"));
   CHECK(record("shape", "x").ends_with("but it must be a list of integers"));
   CHECK(record("sha256", "../../etc/passwd")
             .ends_with("but it must be a SHA-256 of 64 lower-case hexadecimal digits"));

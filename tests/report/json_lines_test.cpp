@@ -10,11 +10,11 @@ TEST_CASE("JsonLines: one object a line, on disk at once, appended if asked") {
   const support::TemporaryFolder folder;
   {
     JsonLines lines(folder / "log.jsonl");
-    lines.write(nlohmann::ordered_json{{"step", 1}, {"loss", std::numeric_limits<double>::quiet_NaN()}});
+    lines.write(Json::object({{"step", 1}, {"loss", std::numeric_limits<double>::quiet_NaN()}}));
     CHECK(support::read_file(folder / "log.jsonl") == "{\"step\":1,\"loss\":null}\n");
-    lines.write(nlohmann::json{{"text", "a\nb\xff"}});
+    lines.write(Json::object({{"text", "a\nb\xff"}}));
   }
-  JsonLines(folder / "log.jsonl", JsonLines::Mode::kAppend).write(nlohmann::json{{"step", 2}});
+  JsonLines(folder / "log.jsonl", JsonLines::Mode::kAppend).write(Json::object({{"step", 2}}));
   CHECK(support::read_file(folder / "log.jsonl") ==
         "{\"step\":1,\"loss\":null}\n{\"text\":\"a\\nb\xef\xbf\xbd\"}\n{\"step\":2}\n");
 }
@@ -27,6 +27,6 @@ TEST_CASE("JsonLines: says why it cannot write") {
   if (!std::filesystem::exists("/dev/full")) return support::skip("there is no /dev/full");
   JsonLines full("/dev/full");
   CHECK(support::message_of<ArgumentError>([&] {
-          full.write(nlohmann::json{{"a", 1}});
+          full.write(Json::object({{"a", 1}}));
         }).find("No space left") != std::string::npos);
 }

@@ -27,11 +27,11 @@ inline offsite::Gpt2Config config(std::int64_t blocks = 4) {
 
 /// The tensors of a folder to be written, changeable one by one.
 struct Folder {
-  nlohmann::ordered_json config;
+  offsite::Json config;
   std::vector<std::pair<std::string, at::Tensor>> tensors;
 
   explicit Folder(const offsite::Gpt2Config& of = tiny::config(), std::uint64_t seed = 7) {
-    config = nlohmann::ordered_json::parse(of.to_json().dump());
+    config = of.to_json();
     config["unknown_field"] = 0.25;
     auto model = offsite::Gpt2::random(of, seed);
     offsite::visit_parameters<offsite::BlockAccess<offsite::Gpt2>>(

@@ -19,21 +19,21 @@ namespace {
 /// One run of the reference.
 struct Run {
   std::string name;
-  nlohmann::json json = read_json(support::golden("training/runs.json")).at(name);
+  Json json = read_json(support::golden("training/runs.json")).at(name);
   SafetensorsFile file{support::golden("training/expected.safetensors")};
 
   [[nodiscard]] TrainingOptions options() const {
-    return {.learning_rate = json.at("learning_rate"),
-            .max_steps = json.at("steps"),
-            .batch_size = json.at("batch_size"),
-            .gradient_accumulation = json.at("gradient_accumulation"),
+    return {.learning_rate = json.at("learning_rate").get<double>(),
+            .max_steps = json.at("steps").get<std::int64_t>(),
+            .batch_size = json.at("batch_size").get<std::int64_t>(),
+            .gradient_accumulation = json.at("gradient_accumulation").get<std::int64_t>(),
             .schedule = Schedule::kLinear,
-            .warmup_steps = json.at("warmup"),
-            .weight_decay = json.at("weight_decay"),
-            .max_grad_norm = json.at("max_grad_norm"),
-            .adam_beta1 = json.at("adam_beta1"),
-            .adam_beta2 = json.at("adam_beta2"),
-            .adam_epsilon = json.at("adam_epsilon"),
+            .warmup_steps = json.at("warmup").get<std::int64_t>(),
+            .weight_decay = json.at("weight_decay").get<double>(),
+            .max_grad_norm = json.at("max_grad_norm").get<double>(),
+            .adam_beta1 = json.at("adam_beta1").get<double>(),
+            .adam_beta2 = json.at("adam_beta2").get<double>(),
+            .adam_epsilon = json.at("adam_epsilon").get<double>(),
             .shuffle = false};
   }
   /// What the run's trained tensors are after a step.
@@ -92,7 +92,7 @@ void check_run(const Run& run, Tuner& tuner, const FlatParameters& parameters) {
     ++kept;
     check_values(run, e.step, parameters, before);
   });
-  CHECK(tuner.train(data, run.options(), {.observers = {compare}}).steps == run.json.at("steps"));
+  CHECK(tuner.train(data, run.options(), {.observers = {compare}}).steps == run.json.at("steps").get<std::int64_t>());
   CHECK(kept == keep.size());
 }
 

@@ -52,7 +52,7 @@ struct Setting {
     for (const auto& [name, tensor] : tensors) views.push_back({name, view_of(tensor)});
     save_safetensors(path, views);
   }
-  void edit(const std::string& file, const std::function<void(nlohmann::json&)>& change) const {
+  void edit(const std::string& file, const std::function<void(Json&)>& change) const {
     auto json = read_json(folder / ("o/" + file));
     change(json);
     write_json(folder / ("o/" + file), json);
@@ -228,16 +228,18 @@ TEST_CASE("read_offer: texts that do not fit split.json give one sentence") {
   }
   {
     const Setting setting;  // other block numbers than the weights have
-    setting.edit("split.json", [](auto& j) { j["blocks"]["emulator"] = {1, 3}; });
-    setting.edit("disclosure.json", [](auto& j) { j["emulator"] = {1, 3}; });
+    setting.edit("split.json", [](auto& j) { j["blocks"]["emulator"] = Json::array({1, 3}); });
+    setting.edit("disclosure.json", [](auto& j) { j["emulator"] = Json::array({1, 3}); });
     CHECK(setting.refusal() ==
           "o/split.json lacks the tensor 'transformer.h.3.ln_1.weight', which these blocks need");
   }
   {
     const Setting setting;
     setting.edit("split.json", [](auto& j) {
-      j["tensors"]["x"] = {
-          {"dtype", "F32"}, {"shape", {1}}, {"sha256", std::string(64, '0')}, {"travels", false}};
+      j["tensors"]["x"] = Json::object({{"dtype", "F32"},
+                                        {"shape", Json::array({1})},
+                                        {"sha256", std::string(64, '0')},
+                                        {"travels", false}});
     });
     CHECK(setting.refusal() == "o/split.json lists the tensor 'x', which is no part of these blocks");
   }
@@ -249,7 +251,7 @@ TEST_CASE("read_offer: texts that do not fit split.json give one sentence") {
   }
   {
     const Setting setting;
-    setting.edit("disclosure.json", [](auto& j) { j["emulator"] = {1, 2}; });
+    setting.edit("disclosure.json", [](auto& j) { j["emulator"] = Json::array({1, 2}); });
     CHECK(setting.refusal() == "o/disclosure.json is not what split.json describes: its blocks are others");
   }
 }
@@ -269,7 +271,7 @@ TEST_CASE("read_offer: missing and broken files and paths that lead elsewhere gi
     CHECK(setting.refusal<ArgumentError>() ==
           "o holds neither model.safetensors nor model.safetensors.index.json");
     write_json(setting.folder / "o/model.safetensors.index.json",
-               nlohmann::json{{"weight_map", {{"transformer.wte.weight", "../m/model.safetensors"}}}});
+               Json::object({{"weight_map", Json::object({{"transformer.wte.weight", "../m/model.safetensors"}})}}));
     CHECK(setting.refusal() ==
           "o/model.safetensors.index.json puts tensor 'transformer.wte.weight' into "
           "'../m/model.safetensors', which "

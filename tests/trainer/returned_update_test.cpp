@@ -116,7 +116,7 @@ TEST_CASE("update folder: a tampered, missing, extra, misshaped or infinite tens
 }
 
 TEST_CASE("update folder: records are checked") {
-  const auto after = [&](const std::function<void(nlohmann::json&)>& change) {
+  const auto after = [&](const std::function<void(Json&)>& change) {
     const Setting setting;
     auto json = read_json(setting.folder / "u/update.json");
     change(json);

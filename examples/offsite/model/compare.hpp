@@ -94,11 +94,11 @@ void run_compare(const CompareCommand& command, Session& session) {
   const Comparison comparison = compare(steps);
 
   auto table = score_table("model");
-  auto& rows = session.results["rows"] = nlohmann::json::array();
+  auto& rows = session.results["rows"] = Json::array();
   for (const auto row : kComparisonRows)
     if (const auto& scores = comparison.at(row)) {
       table.add(score_cells(std::string(row_name(row)), *scores));
-      nlohmann::json json{{"name", row_name(row)}};
+      auto json = Json::object({{"name", row_name(row)}});
       put_scores(json, *scores);
       rows.push_back(json);
     }

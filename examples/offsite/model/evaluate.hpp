@@ -47,11 +47,11 @@ void run_evaluate(const EvaluateCommand& command, Session& session) {
   for (const auto& q : result.questions)
     if (predictions)
       writing([&] {
-        predictions->write(nlohmann::json{{"row", q.number},
-                                          {"answer", q.answer},
-                                          {"predicted", q.predicted},
-                                          {"predicted_norm", q.predicted_norm},
-                                          {"log_likelihoods", q.log_likelihoods}});
+        predictions->write(Json::object({{"row", q.number},
+                                         {"answer", q.answer},
+                                         {"predicted", q.predicted},
+                                         {"predicted_norm", q.predicted_norm},
+                                         {"log_likelihoods", q.log_likelihoods}}));
       });
   auto table = score_table(command.data.task + ", " + std::to_string(result.scores.examples));
   table.add(

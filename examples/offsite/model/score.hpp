@@ -32,18 +32,18 @@ void run_score(const ScoreCommand& command, Session& session) {
   double sum = 0;
   std::int64_t scored = 0;
   for (std::size_t i = 0; i < lines.size(); ++i) {
-    nlohmann::json logprobs = nlohmann::json::array();
+    Json logprobs = Json::array();
     for (const auto& value : scores[i]) {
-      logprobs.push_back(value ? nlohmann::json(*value) : nlohmann::json());
+      logprobs.push_back(value ? Json(*value) : Json());
       sum += value.value_or(0);
       scored += value ? 1 : 0;
     }
-    std::cout << nlohmann::json{{"ids", lines[i]}, {"logprobs", logprobs}}.dump() << '\n';
+    std::cout << Json::object({{"ids", lines[i]}, {"logprobs", logprobs}}).dump() << '\n';
   }
   session.results["lines"] = lines.size();
   session.results["tokens"] = tokens;
   session.results["loss"] =
-      scored > 0 ? nlohmann::json(-sum / static_cast<double>(scored)) : nlohmann::json();
+      scored > 0 ? Json(-sum / static_cast<double>(scored)) : Json();
 }
 
 }  // namespace program

@@ -13,7 +13,7 @@ inline std::optional<Dtype> file_dtype(const std::string& dtype) {
   return dtype == "bfloat16" ? Dtype::kBF16 : Dtype::kF32;
 }
 
-inline void put_disclosure(nlohmann::json& json, const DisclosureReport& report) {
+inline void put_disclosure(Json& json, const DisclosureReport& report) {
   json.update(report.to_json());
 }
 

@@ -74,10 +74,11 @@ class TrainingReport {
     progress_->update({.done = e.step, .loss = e.loss, .tokens = tokens_});
   }
   void on(const LogEvent& e) {
-    write({{"step", e.step}, {"epoch", e.epoch}, {"loss", e.loss}, {"learning_rate", e.learning_rate}});
+    write(Json::object(
+        {{"step", e.step}, {"epoch", e.epoch}, {"loss", e.loss}, {"learning_rate", e.learning_rate}}));
   }
   void on(const EvaluationEvent& e) {
-    nlohmann::json line{{"step", e.step}, {"eval_loss", e.metrics.loss}, {"best", e.best}};
+    auto line = Json::object({{"step", e.step}, {"eval_loss", e.metrics.loss}, {"best", e.best}});
     std::string text = fmt::format("step {}: held-out loss {:.4f}", e.step, e.metrics.loss);
     if (e.metrics.accuracy) {
       line["eval_accuracy"] = *e.metrics.accuracy;
@@ -87,12 +88,12 @@ class TrainingReport {
     note(text + (e.best ? " (best so far)" : ""));
     write(line);
   }
-  void on(const CheckpointEvent& e) { write({{"step", e.step}, {"checkpoint", e.path}}); }
+  void on(const CheckpointEvent& e) { write(Json::object({{"step", e.step}, {"checkpoint", e.path}})); }
   void on(const BadStepEvent& e) {
     note(fmt::format("step {} was not applied: loss {}, gradient norm {}, {} samples from number {} on",
                      e.step, e.loss, e.grad_norm, e.samples.size(),
                      e.samples.empty() ? -1 : e.samples.front()));
-    write({{"step", e.step}, {"bad_step", true}, {"samples", e.samples}});
+    write(Json::object({{"step", e.step}, {"bad_step", true}, {"samples", e.samples}}));
   }
   void on(const WarningEvent& e) { note("warning: " + e.text); }
 
@@ -102,7 +103,7 @@ class TrainingReport {
     else
       session_.say(text);
   }
-  void write(const nlohmann::json& line) {
+  void write(const Json& line) {
     if (log_) writing([&] { log_->write(line); });
   }
 
@@ -113,7 +114,7 @@ class TrainingReport {
   std::int64_t tokens_ = 0;
 };
 
-inline void put_summary(nlohmann::json& json, const TrainingSummary& s, std::int64_t trainable) {
+inline void put_summary(Json& json, const TrainingSummary& s, std::int64_t trainable) {
   json["steps"] = s.steps;
   json["epochs"] = s.epochs;
   json["samples"] = s.samples;

@@ -21,25 +21,34 @@ struct ClassedChar {
 
 namespace detail {
 
-/// The kind (see `KindChange`) of every code point, one byte each: searching the 2,012 changes would cost ten
-/// mispredicted branches a character of non-Latin text.
+/// The kind (see `KindChange`) of every code point, one byte each. A function of its own, since compilers try
+/// to evaluate what a lambda computes at compile time: a million steps here.
+inline std::vector<std::uint8_t> spread_kinds() {
+  std::vector<std::uint8_t> all(0x110000);
+  for (std::size_t i = 0; i < kKindChanges.size(); ++i) {
+    const std::size_t end = i + 1 < kKindChanges.size() ? kKindChanges[i + 1].first : all.size();
+    for (std::size_t c = kKindChanges[i].first; c < end; ++c) all[c] = kKindChanges[i].kind;
+  }
+  return all;
+}
+
+/// The same, made once: searching the 2,012 changes would cost ten mispredicted branches a character of
+/// non-Latin text.
 inline const std::vector<std::uint8_t>& kinds_of_code_points() {
-  static const std::vector<std::uint8_t> kinds = [] {
-    std::vector<std::uint8_t> all(0x110000);
-    for (std::size_t i = 0; i < kKindChanges.size(); ++i) {
-      const std::size_t end = i + 1 < kKindChanges.size() ? kKindChanges[i + 1].first : all.size();
-      for (std::size_t c = kKindChanges[i].first; c < end; ++c) all[c] = kKindChanges[i].kind;
-    }
-    return all;
-  }();
+  static const std::vector<std::uint8_t> kinds = spread_kinds();
   return kinds;
 }
 
+/// The classes of ASCII, written down: taking them from the table at compile time would cost every file that
+/// includes this more than the rest of the tokenizer.
 inline constexpr std::array<CharClass, 128> kAsciiClasses = [] {
   std::array<CharClass, 128> classes{};
-  for (std::size_t i = 0; i < kKindChanges.size() && kKindChanges[i].first < 128; ++i)
-    for (std::size_t c = kKindChanges[i].first; c < kKindChanges[i + 1].first && c < 128; ++c)
-      classes[c] = static_cast<CharClass>(kKindChanges[i].kind & 3);
+  for (std::size_t c = 0; c < classes.size(); ++c) {
+    const auto lower = c | 0x20;
+    if ('a' <= lower && lower <= 'z') classes[c] = CharClass::kLetter;
+    if ('0' <= c && c <= '9') classes[c] = CharClass::kNumber;
+    if (c == ' ' || ('\t' <= c && c <= '\r')) classes[c] = CharClass::kSpace;
+  }
   return classes;
 }();
 

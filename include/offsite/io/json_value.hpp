@@ -40,9 +40,11 @@ class Json {
   Json(std::string value) : kind_(Kind::kString), text_(std::move(value)) {}
   Json(std::string_view value) : Json(std::string(value)) {}
   Json(const char* value) : Json(std::string(value)) {}
-  Json(std::vector<Json> values) : kind_(Kind::kArray), values_(std::move(values)) {}
+  template <std::same_as<Json> T>  // a template, so that braces, which could mean an object, make no array
+  Json(std::vector<T> values) : kind_(Kind::kArray), values_(std::move(values)) {}
   /// An array of what stands in `values`, each of which a Json can be made of.
   template <class T>
+    requires(!std::same_as<T, Json>)
   Json(const std::vector<T>& values) : kind_(Kind::kArray) {
     for (const auto& value : values) values_.push_back(value);
   }
