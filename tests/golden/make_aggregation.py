@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 
 rng = np.random.default_rng(5)
-n, clients = 6, 5
+n, clients = 6, 7
 start = rng.normal(size=n).astype(np.float32).astype(np.float64)
 rounds = [[rng.normal(size=n).astype(np.float32).astype(np.float64) for _ in range(clients)] for _ in range(2)]
-weights = [3.0, 1.0, 10.0, 2.0, 5.0]
+weights = [3.0, 1.0, 10.0, 2.0, 5.0, 4.0, 7.0]
 
 
 def mean(deltas):
@@ -41,10 +41,43 @@ def bounded(x, _, deltas, bound=1.0):
     return x + mean([d * min(1, bound / np.linalg.norm(d)) for d in deltas])
 
 
+def krum_order(deltas, f):
+    scores = []
+    for i, a in enumerate(deltas):
+        distances = sorted(float(((a - b) ** 2).sum()) for j, b in enumerate(deltas) if j != i)
+        scores.append(sum(distances[:max(1, len(deltas) - f - 2)]))
+    return np.argsort(scores, kind="stable")
+
+
+def multi_krum(keep, f=1):
+    def step(x, _, deltas):
+        best = krum_order(deltas, f)[:keep or clients - f]
+        return x + np.mean([deltas[i] for i in best], axis=0)
+    return step
+
+
+def bulyan(x, _, deltas, f=1):
+    left, picked = list(deltas), []
+    while len(picked) < clients - 2 * f:
+        picked.append(left.pop(krum_order(left, f)[0]))
+    picked = np.array(picked)
+    nearest = np.argsort(np.abs(picked - np.median(picked, axis=0)), axis=0, kind="stable")[:clients - 4 * f]
+    return x + np.take_along_axis(picked, nearest, axis=0).mean(axis=0)
+
+
+def geometric_median(x, _, deltas):
+    z = mean(deltas)
+    for _ in range(16):
+        w = [a / max(1e-6, np.linalg.norm(d - z)) for a, d in zip(weights, deltas)]
+        z = sum(a * d for a, d in zip(w, deltas)) / sum(w)
+    return x + z
+
+
 policies = {
     "fedavg": lambda x, _, d: x + mean(d), "fedavgm": fed_avg_m, "fedadam": adaptive("adam", 0.1),
     "fedyogi": adaptive("yogi", 0.01), "fedadagrad": adaptive("adagrad", 0.1, b1=0.0), "trimmed": trimmed,
     "median": lambda x, _, d: x + np.median(d, axis=0), "bounded": bounded,
+    "krum": multi_krum(1), "multikrum": multi_krum(0), "bulyan": bulyan, "geometric": geometric_median,
 }
 results = {}
 for name, policy in policies.items():
