@@ -11,12 +11,13 @@
 namespace program {
 
 const ModelCommands& commands_for(const Path& folder) {
-  static constexpr std::array<const ModelCommands*, 1> kAll{&gpt2_commands};
+  static constexpr std::array<const ModelCommands*, 5> kAll{&gpt2_commands, &opt_commands, &bloom_commands,
+                                                            &llama_commands, &gpt_neox_commands};
   const auto type = offsite::model_type_of(folder);
   std::string known;
   for (const auto* commands : kAll) {
-    if (commands->model_type == type) return *commands;
-    known += (known.empty() ? "" : ", ") + std::string(commands->model_type);
+    if (commands->reads(type)) return *commands;
+    known += (known.empty() ? "" : ", ") + std::string(commands->model_types);
   }
   throw offsite::ArgumentError(
       fmt::format("{} holds a model of type '{}', but this program knows {}", folder.string(), type, known));

@@ -9,7 +9,8 @@ namespace program {
 /// What the program does with models of one family. Each family's table is made in a translation unit of its own,
 /// which alone knows the model's type.
 struct ModelCommands {
-  std::string_view model_type;
+  std::string_view model_types;               ///< what `config.json` may call them, for messages
+  bool (*reads)(std::string_view) = nullptr;  ///< whether a `model_type` is of the family
   void (*split)(const SplitCommand&, Session&);
   void (*inspect_offer)(const InspectCommand&, Session&);
   void (*inspect_model)(const InspectCommand&, Session&);
@@ -21,7 +22,11 @@ struct ModelCommands {
   void (*generate)(const GenerateCommand&, Session&);
 };
 
+extern const ModelCommands bloom_commands;
 extern const ModelCommands gpt2_commands;
+extern const ModelCommands gpt_neox_commands;
+extern const ModelCommands llama_commands;
+extern const ModelCommands opt_commands;
 
 /// The commands for the model that a folder holds.
 /// \throws offsite::ArgumentError if there is no such folder, or no family of ours reads it.

@@ -95,13 +95,13 @@ void run_inspect_model(const InspectCommand& command, Session& session) {
   print_parts(model, all,
               part_finder<Model>(all, [](std::int64_t number) { return fmt::format("block {}", number); }),
               parameters, bytes);
-  std::printf("%s, %lld blocks, %lld parameters, %s, context %lld, vocabulary %lld\n",
-              std::string(Model::kModelType).c_str(), static_cast<long long>(all.size()),
-              static_cast<long long>(parameters), bytes_text(bytes).c_str(),
-              static_cast<long long>(model.config.context_length()),
+  const auto type = model_type_of(command.folder);
+  std::printf("%s, %lld blocks, %lld parameters, %s, context %lld, vocabulary %lld\n", type.c_str(),
+              static_cast<long long>(all.size()), static_cast<long long>(parameters),
+              bytes_text(bytes).c_str(), static_cast<long long>(model.config.context_length()),
               static_cast<long long>(model.config.vocabulary_size()));
   session.results["kind"] = "model";
-  session.results["model_type"] = Model::kModelType;
+  session.results["model_type"] = type;
   session.results["blocks"] = all.size();
   session.results["parameters"] = parameters;
   session.results["bytes"] = bytes;

@@ -42,6 +42,7 @@ struct LlamaBlock : TransformerBlock<RmsNorm, SelfAttention<SeparateProjections>
 /// The Llama family as a plain struct of tensors: Llama 1 to 3 (Touvron et al., arXiv:2302.13971; arXiv:2407.21783),
 /// Mistral (arXiv:2310.06825), Qwen2 and Qwen3 (arXiv:2412.15115; arXiv:2505.09388), Gemma 1 (arXiv:2403.08295).
 struct Llama : TransformerLm<LlamaConfig, LlamaBlock, RmsNorm> {
+  static constexpr std::string_view kModelTypes = "llama, mistral, qwen2, qwen3, gemma";  ///< for messages
   static constexpr std::string_view kModelType = "llama";         ///< and others: see `accepts`
   static constexpr std::string_view kKeyPrefix = "model.";        ///< which keys of some files lack
   static constexpr std::string_view kTiedKey = "lm_head.weight";  ///< if tied, a file may hold it, equal to

@@ -81,7 +81,8 @@ template <CheckpointModel M>
   PreparedOffer<M> result{offer.model, {}, {}};
   const auto left = detail::left_out(result.model, options.shared);
   auto& split = result.split;
-  split.model_type = M::kModelType;
+  const auto* type = config.find("model_type");
+  split.model_type = type != nullptr && type->is_string() ? type->text() : std::string(M::kModelType);
   split.config = std::move(config);
   split.plan = offer.plan;
   split.adapter_policy = offer.adapter_policy;
@@ -196,7 +197,7 @@ template <class M, class Adapters = PlacedAdapters>
   result.split_sha256 = file_sha256(path / "split.json");
   result.tokenizer = path;
   const auto& split = result.split;
-  require<ProtocolError>(split.model_type == M::kModelType, "{} is of model type {}, but this reads '{}'",
+  require<ProtocolError>(reads_model_type<M>(split.model_type), "{} is of model type {}, but this reads '{}'",
                          (path / "split.json").string(), shown(split.model_type), M::kModelType);
   const auto check = [&](const char* file, const std::string& difference) {
     require<ProtocolError>(difference.empty(), "{} is not what split.json describes: {}",

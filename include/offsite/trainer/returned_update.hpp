@@ -34,9 +34,9 @@ void check_update_fits(const std::filesystem::path& model, const SplitSpecificat
                            difference);
   };
   const auto config = folder.config();
-  check(split.model_type == M::kModelType ? ""
-                                          : formatted("the model type is {}, but '{}' was expected",
-                                                      detail::shown(split.model_type), M::kModelType));
+  check(reads_model_type<M>(split.model_type) ? ""
+                                              : formatted("the model type is {}, but '{}' was expected",
+                                                          detail::shown(split.model_type), M::kModelType));
   check(detail::explain_config_difference(config, split.config));
   const auto depth = detail::config_of<M>(config, (model / "config.json").string()).num_blocks();
   check(split.plan.depth == depth
