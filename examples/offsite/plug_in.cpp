@@ -15,7 +15,10 @@ void add_plug_in_command(CLI::App& program) {
   app->add_option("--update", command->updates, "update folder; several are aggregated first")
       ->type_name("DIR")
       ->required();
-  app->add_option("--aggregate", command->aggregate, "how several updates become one: fedavg")
+  app->add_option(
+         "--aggregate", command->aggregate,
+         "how several updates become one: fedavg, or merged: the mean of what clients' LoRA factors come to, "
+         "which the mean of factors is not")
       ->type_name("NAME")
       ->capture_default_str();
   app->add_option(

@@ -37,13 +37,16 @@ void run_plug_in(const PlugInCommand& command, Session& session) {
       offsite::detail::offered_policy(split.adapter_policy, (folders.front().path() / "split.json").string());
   std::optional<Lora> lora;
   if (command.as == "peft") lora = common_lora(adapters);
+  const bool merged_mean = command.aggregate == "merged";
+  require(!merged_mean || !lora, "--aggregate merged ends in weights, so there are no factors for --as peft");
   Owner<Model, UniformDrop, AnyAggregation, PlacedAdapters> owner(
-      std::move(model), split.plan, AnyAggregation::named(command.aggregate), adapters);
+      std::move(model), split.plan, AnyAggregation::named(merged_mean ? "fedavg" : command.aggregate),
+      adapters);
   check_modules_fit(split, owner.layout(), owner.global());
   std::vector<ClientUpdate> updates;
   for (const auto& folder : folders) updates.push_back(client_update(folder, owner.layout()));
-  owner.aggregate(updates);
-  auto result = owner.plug_in();
+  if (!merged_mean) owner.aggregate(updates);
+  auto result = merged_mean ? owner.plug_in_merged_mean(updates) : owner.plug_in();
 
   SaveModelOptions options;
   options.dtype = file_dtype(session.common().dtype);
