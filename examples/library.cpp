@@ -1,6 +1,8 @@
 // Offsite tuning in ten lines: cut a model, tune the client's half, plug the result into the whole model.
 // A random GPT-2 and counting sequences keep it self-contained; with a real model the same lines begin with
 // load_model<Gpt2>("gpt2") and encode_for_training(Sciq{}.read("train.json"), ...).
+#include <offsite/eval.hpp>
+#include <offsite/models/gpt2.hpp>
 #include <offsite/offsite.hpp>
 
 #include <cstdio>

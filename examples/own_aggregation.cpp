@@ -1,5 +1,7 @@
 // An aggregation policy of one's own: the mean of updates, each clipped to the median length, so that no client
 // outweighs the others. Three clients train in one process; one of them has forty times the data, and wrong answers.
+#include <offsite/eval.hpp>
+#include <offsite/models/gpt2.hpp>
 #include <offsite/offsite.hpp>
 
 #include <algorithm>

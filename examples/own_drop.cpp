@@ -1,5 +1,6 @@
 // A drop rule of one's own: keep the blocks that change the hidden state most. It is compared with UniformDrop by how
 // far each emulator's answers are from the whole model's.
+#include <offsite/models/gpt2.hpp>
 #include <offsite/offsite.hpp>
 
 #include <ATen/TensorOperators.h>

@@ -1,5 +1,6 @@
 // A model of one's own: plain structs of tensors, no base class and no registration. It learns to count by
 // ones, then is tuned offsite to count by threes.
+#include <offsite/eval.hpp>
 #include <offsite/offsite.hpp>
 
 #include <ATen/CPUGeneratorImpl.h>

@@ -1,12 +1,12 @@
 #include "offsite/data/encode.hpp"
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "data/tiny_tokenizer.hpp"
 #include "offsite/core/random.hpp"
+#include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
 using namespace offsite;
@@ -206,7 +206,7 @@ TEST_CASE("encode: any number of workers gives the same samples and the same com
 }
 
 TEST_CASE("rolling_windows: are lm-evaluation-harness's") {
-  const auto golden = nlohmann::json::parse(support::read_file(support::golden("prompts.json")));
+  const auto golden = parse_json(support::read_file(support::golden("prompts.json")), "prompts.json");
   for (const auto& one : golden.at("windows")) {
     std::vector<std::int32_t> document(one.at("length").get<std::size_t>());
     for (std::size_t i = 0; i < document.size(); ++i) document[i] = static_cast<std::int32_t>(i);

@@ -1,13 +1,13 @@
 #include <fmt/format.h>
 
 #include <cstdint>
-#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
 #include "offsite/data/encode.hpp"
 #include "offsite/data/load_tokenizer.hpp"
 #include "offsite/data/sciq.hpp"
+#include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
 using namespace offsite;
@@ -34,7 +34,7 @@ class IdsDigest {
 TEST_CASE("encode: GPT-2's ids of SciQ are lm-evaluation-harness's, cut prompts too") {
   if (!support::have_data("sciq/test.json") || !support::have_data("tokenizers/gpt2/vocab.bpe")) return;
   const auto golden =
-      nlohmann::json::parse(support::read_file(support::golden("prompts.json"))).at("encoded");
+      parse_json(support::read_file(support::golden("prompts.json")), "prompts.json").at("encoded");
   const auto tokenizer = load_tokenizer(support::data("tokenizers/gpt2"));
   const auto examples = Sciq{}.read(support::data("sciq/test.json"));
   for (const std::int64_t max_length : {1024, 64}) {

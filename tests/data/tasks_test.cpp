@@ -1,6 +1,5 @@
 #include "offsite/data/any_task.hpp"
-
-#include <nlohmann/json.hpp>
+#include "offsite/io/json.hpp"
 
 #include "support/test.hpp"
 
@@ -8,8 +7,8 @@ using namespace offsite;
 
 namespace {
 
-nlohmann::json golden_prompts() {
-  return nlohmann::json::parse(support::read_file(support::golden("prompts.json")));
+Json golden_prompts() {
+  return parse_json(support::read_file(support::golden("prompts.json")), "prompts.json");
 }
 
 /// The examples a task reads from `text`.
@@ -28,7 +27,7 @@ std::string complaint(const T& task, std::string_view text, const RowRange& rang
 }
 
 template <class T>
-void check_golden(const T& task, const nlohmann::json& cases, bool as_array) {
+void check_golden(const T& task, const Json& cases, bool as_array) {
   std::string text = as_array ? "[" : "";
   for (const auto& one : cases)
     text += (as_array && text.size() > 1 ? "," : "") + one.at("row").dump() + "\n";
@@ -221,7 +220,7 @@ TEST_CASE("read_rows: brackets inside a string are no nesting, also after an esc
 
 TEST_CASE("Pairs: one space joins prompt and completion, unless white space is there") {
   const auto joined = [](std::string_view prompt, std::string_view completion) {
-    const nlohmann::json row{{"prompt", prompt}, {"completion", completion}};
+    const auto row = Json::object({{"prompt", prompt}, {"completion", completion}});
     return read(Pairs{}, row.dump()).at(0).continuation();
   };
   CHECK(joined("Q:", "a") == " a");

@@ -2,7 +2,7 @@
 
 The shell blocks of one file run one after the other in one folder, a copy of the tree as git has it, with `offsite` on
 PATH; each must succeed. A block with the line `# not run: REASON` counts as skipped (what fetches something, or takes
-long). A cpp block without main() may begin with includes, and has <offsite/offsite.hpp>
+long). A cpp block without main() may begin with includes, and has <offsite/all.hpp>
 already; it is compiled, not run.
 """
 import os
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "source"))
 from support import BUILD, ROOT, Tally, compiler, flags, run  # noqa: E402
 
-PRELUDE = "#include <offsite/offsite.hpp>\n"
+PRELUDE = "#include <offsite/all.hpp>\n"
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 NOT_RUN = re.compile(r"^# not run: (.+)$", re.MULTILINE)
 

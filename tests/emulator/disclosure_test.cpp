@@ -4,6 +4,7 @@
 
 #include "offsite/emulator/split_plan.hpp"
 #include "offsite/emulator/uniform_drop.hpp"
+#include "offsite/io/json.hpp"
 #include "offsite/models/gpt2.hpp"
 #include "support/test.hpp"
 
@@ -123,7 +124,7 @@ TEST_CASE("DisclosurePolicy: FATE's own example, 11 emulator blocks of a middle 
 TEST_CASE("DisclosureReport: JSON and back, and lines for people") {
   auto report = report_of(tiny(), {6, {1, 3, 5}, {0, 2}});
   report.emulator_score = 0.25;
-  const auto again = DisclosureReport::from_json(nlohmann::json::parse(report.to_json().dump()));
+  const auto again = DisclosureReport::from_json(parse_json(report.to_json().dump(), "it"));
   CHECK(again.to_json() == report.to_json());
   CHECK(again.adapters == report.adapters);
   auto json = report.to_json();

@@ -11,7 +11,7 @@ using namespace evaluation;
 
 namespace {
 
-void check_questions(Gpt2& model, const nlohmann::json& expected) {
+void check_questions(Gpt2& model, const Json& expected) {
   std::vector<Question> all;
   for (const auto& q : expected)
     all.push_back(question(q.at("prompt").get<Tokens>(), q.at("choices").get<std::vector<Tokens>>()));
@@ -26,9 +26,10 @@ void check_questions(Gpt2& model, const nlohmann::json& expected) {
   }
 }
 
-void check_greedy(Gpt2& model, const nlohmann::json& expected) {
+void check_greedy(Gpt2& model, const Json& expected) {
   for (const auto& g : expected) {
-    GenerateOptions options{.max_new_tokens = g.at("max_new_tokens"), .context = model.config.n_positions};
+    GenerateOptions options{.max_new_tokens = g.at("max_new_tokens").get<std::int64_t>(),
+                            .context = model.config.n_positions};
     if (!g.at("end_of_text").is_null()) options.end_of_text = g.at("end_of_text").get<std::int32_t>();
     for (const bool cache : {true, false}) {
       options.cache = cache;
@@ -37,7 +38,7 @@ void check_greedy(Gpt2& model, const nlohmann::json& expected) {
   }
 }
 
-void check_texts(Gpt2& model, const nlohmann::json& expected) {
+void check_texts(Gpt2& model, const Json& expected) {
   std::vector<Tokens> lines;
   for (const auto& text : expected) lines.push_back(text.at("ids").get<Tokens>());
   const auto scores = score_lines(model, lines, {.context = model.config.n_positions});
@@ -58,7 +59,7 @@ TEST_CASE("Evaluation: choices, greedy continuations and perplexity equal Huggin
   REQUIRE(golden.size() == 3);
   for (const auto& expected : golden) {
     INFO(expected.at("model").get<std::string>());
-    auto model = golden_model(expected.at("model"));
+    auto model = golden_model(expected.at("model").text());
     check_questions(model, expected.at("questions"));
     check_greedy(model, expected.at("greedy"));
     check_texts(model, expected.at("texts"));

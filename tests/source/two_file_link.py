@@ -25,17 +25,13 @@ with tempfile.TemporaryDirectory() as folder:
                               f"{folder}/both.o"])
         tally.check(status == 0, "linking both", output)
 
-# offsite.hpp is everything that needs no optional dependency, but for federations, which need no LibTorch and have their own.
-def lacks(umbrella, wanted):
-    named = (INCLUDE / umbrella).read_text() if (INCLUDE / umbrella).exists() else ""
-    missing = [h for h in wanted if h not in OPTIONAL_HEADERS and f'"{h}"' not in named]
-    tally.check(not missing, f"{umbrella} includes every header", "it lacks: " + ", ".join(missing))
-    return named
-
-
-umbrellas = {"offsite/offsite.hpp", "offsite/federation.hpp"}
-of_federations = [h for h in everything if re.match(r"offsite/(federation|transport)/", h)]
-named = lacks("offsite/offsite.hpp", [h for h in everything if h not in umbrellas and h not in of_federations])
-lacks("offsite/federation.hpp", of_federations)
-tally.check(not any(f'"{h}"' in named for h in OPTIONAL_HEADERS), "offsite.hpp includes no optional header")
+# Each header is in the umbrella of its part; all.hpp is those that need no optional dependency and speak of no federation.
+text = {h: (INCLUDE / h).read_text() for h in everything if h.count("/") == 1}
+included = {name for content in text.values() for name in re.findall(r'#include "([^"]+)"', content)}
+missing = [h for h in everything if h not in text and h not in OPTIONAL_HEADERS and h not in included]
+tally.check(not missing, "each header is in the umbrella of its part", "none includes: " + ", ".join(missing))
+apart = [h for h in text if h not in ("offsite/all.hpp", "offsite/federation.hpp")]
+missing = [h for h in apart if f'"{h}"' not in text["offsite/all.hpp"]]
+tally.check(not missing, "all.hpp includes every umbrella", "it lacks: " + ", ".join(missing))
+tally.check(not included & set(OPTIONAL_HEADERS), "no umbrella includes an optional header")
 tally.finish()

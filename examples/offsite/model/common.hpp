@@ -165,9 +165,9 @@ MultipleChoiceScores score(const Session& session, Model& model, const Evaluatio
   return result;
 }
 
-inline void put_scores(nlohmann::json& json, const Scores& scores) {
+inline void put_scores(Json& json, const Scores& scores) {
   const auto number = [](const std::optional<double>& value) {
-    return value ? nlohmann::json(*value) : nlohmann::json();
+    return value ? Json(*value) : Json();
   };
   json["accuracy"] = number(scores.accuracy);
   json["accuracy_norm"] = number(scores.accuracy_norm);

@@ -1,0 +1,20 @@
+#pragma once
+/// Files and folders: safetensors, checkpoints, models, offers, updates.
+
+#include "offsite/io/atomic_file.hpp"
+#include "offsite/io/checkpoint_folder.hpp"
+#include "offsite/io/hostile_object.hpp"
+#include "offsite/io/json.hpp"
+#include "offsite/io/json_value.hpp"
+#include "offsite/io/mapped_file.hpp"
+#include "offsite/io/model_files.hpp"
+#include "offsite/io/model_folder.hpp"
+#include "offsite/io/safetensors.hpp"
+#include "offsite/io/safetensors_header.hpp"
+#include "offsite/io/sha256.hpp"
+#include "offsite/io/split_specification.hpp"
+#include "offsite/io/staged_folder.hpp"
+#include "offsite/io/update_folder.hpp"
+#include "offsite/trainer/offer_folder.hpp"
+#include "offsite/trainer/peft_folder.hpp"
+#include "offsite/trainer/returned_update.hpp"
