@@ -1,6 +1,7 @@
 // A torch::nn model takes part: any module with its blocks in a ModuleList. Its author writes Block, embed and
 // logits; copies of it are made by clone().
 #include <offsite/blocks/torch_module.hpp>
+#include <offsite/eval.hpp>
 #include <offsite/offsite.hpp>
 
 #include <ATen/Context.h>
