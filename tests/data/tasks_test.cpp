@@ -139,7 +139,7 @@ TEST_CASE("tasks: a bad row is named by file, place and field") {
 
 TEST_CASE("tasks: broken JSON and invalid UTF-8 are named by their place") {
   CHECK(complaint(Pairs{}, "{\"prompt\":\"a\",\"completion\":\"b\"}\n{\"prompt\":\n")
-            .starts_with("rows.json: line 2: broken JSON at byte "));
+            .starts_with("rows.json: line 2: the row is not valid JSON: "));
   CHECK(complaint(Pairs{}, "{\"prompt\":\"a\xff\"}") ==
         "rows.json: line 1: invalid UTF-8 at byte 13 of the row");
   CHECK(complaint(Pairs{}, "[{\"prompt\":\"a\"\n,\n\"b\":\"\xc3\"}]") ==

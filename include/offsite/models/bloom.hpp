@@ -103,19 +103,19 @@ Bloom Bloom::build(const BloomConfig& config, std::span<const std::int64_t> numb
   for (const auto i : numbers) {
     const std::string at = BlockAccess<Bloom>::block_prefix(i);
     const bool normed = config.apply_residual_connection_post_layernorm;
-    m.blocks.push_back(
-        {{.index = i,
-          .residual = normed ? Residual::kNormed : Residual::kPreNorm,
-          .norm_1 = norm(at + "input_layernorm"),
-          .attention = {.projection = {from.linear(at + "self_attention.query_key_value", C, 3 * C),
-                                       config.n_head},
-                        .out = from.linear(at + "self_attention.dense", C, C),
-                        .options = {.heads = config.n_head,
-                                    .scale = config.attention_scale(),
-                                    .alibi_slopes = alibi_slopes(config.n_head)}},
-          .norm_2 = norm(at + "post_attention_layernorm"),
-          .mlp = {.in = from.linear(at + "mlp.dense_h_to_4h", C, 4 * C),
-                  .out = from.linear(at + "mlp.dense_4h_to_h", 4 * C, C)}}});
+    auto& b = m.blocks.emplace_back();  // filled in place: see ParameterSource::norm
+    b.index = i;
+    b.residual = normed ? Residual::kNormed : Residual::kPreNorm;
+    b.norm_1 = norm(at + "input_layernorm");
+    b.attention.projection.all = from.linear(at + "self_attention.query_key_value", C, 3 * C);
+    b.attention.projection.heads = config.n_head;
+    b.attention.out = from.linear(at + "self_attention.dense", C, C);
+    b.attention.options.heads = config.n_head;
+    b.attention.options.scale = config.attention_scale();
+    b.attention.options.alibi_slopes = alibi_slopes(config.n_head);
+    b.norm_2 = norm(at + "post_attention_layernorm");
+    b.mlp.in = from.linear(at + "mlp.dense_h_to_4h", C, 4 * C);
+    b.mlp.out = from.linear(at + "mlp.dense_4h_to_h", 4 * C, C);
   }
   return m;
 }

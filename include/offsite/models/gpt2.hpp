@@ -115,16 +115,17 @@ Gpt2 Gpt2::build(const Gpt2Config& config, std::span<const std::int64_t> numbers
   if (!config.tie_word_embeddings) m.head.weight = from.take(kTiedKey, {config.vocab_size, C});
   for (const auto i : numbers) {
     const std::string at = BlockAccess<Gpt2>::block_prefix(i);
-    m.blocks.push_back(
-        {{.index = i,
-          .norm_1 = norm(at + "ln_1"),
-          .attention = {.projection = {linear(at + "attn.c_attn", C, 3 * C)},
-                        .out = linear(at + "attn.c_proj", C, C),
-                        .options = {.heads = config.n_head, .scale = config.attention_scale(i)}},
-          .norm_2 = norm(at + "ln_2"),
-          .mlp = {.in = linear(at + "mlp.c_fc", C, config.inner_width()),
-                  .out = linear(at + "mlp.c_proj", config.inner_width(), C),
-                  .activation = activation_of(config.activation_function)}}});
+    auto& b = m.blocks.emplace_back();  // filled in place: see ParameterSource::norm
+    b.index = i;
+    b.norm_1 = norm(at + "ln_1");
+    b.attention.projection.all = linear(at + "attn.c_attn", C, 3 * C);
+    b.attention.out = linear(at + "attn.c_proj", C, C);
+    b.attention.options.heads = config.n_head;
+    b.attention.options.scale = config.attention_scale(i);
+    b.norm_2 = norm(at + "ln_2");
+    b.mlp.in = linear(at + "mlp.c_fc", C, config.inner_width());
+    b.mlp.out = linear(at + "mlp.c_proj", config.inner_width(), C);
+    b.mlp.activation = activation_of(config.activation_function);
   }
   return m;
 }

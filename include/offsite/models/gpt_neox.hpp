@@ -95,20 +95,21 @@ GptNeox GptNeox::build(const GptNeoxConfig& config, std::span<const std::int64_t
   const Rope rope(config.rope);  // one table of angles for all blocks
   for (const auto i : numbers) {
     const std::string at = BlockAccess<GptNeox>::block_prefix(i);
-    m.blocks.push_back(
-        {{.index = i,
-          .residual = config.use_parallel_residual ? Residual::kParallel : Residual::kPreNorm,
-          .norm_1 = norm(at + "input_layernorm"),
-          .attention = {.projection = {from.linear(at + "attention.query_key_value", C, 3 * C,
-                                                   config.attention_bias),
-                                       config.num_attention_heads},
-                        .out = from.linear(at + "attention.dense", C, C, config.attention_bias),
-                        .options = {.heads = config.num_attention_heads, .scale = config.attention_scale()},
-                        .rope = rope},
-          .norm_2 = norm(at + "post_attention_layernorm"),
-          .mlp = {.in = from.linear(at + "mlp.dense_h_to_4h", C, config.intermediate_size),
-                  .out = from.linear(at + "mlp.dense_4h_to_h", config.intermediate_size, C),
-                  .activation = activation_of(config.hidden_act)}}});
+    auto& b = m.blocks.emplace_back();  // filled in place: see ParameterSource::norm
+    b.index = i;
+    b.residual = config.use_parallel_residual ? Residual::kParallel : Residual::kPreNorm;
+    b.norm_1 = norm(at + "input_layernorm");
+    b.attention.projection.all =
+        from.linear(at + "attention.query_key_value", C, 3 * C, config.attention_bias);
+    b.attention.projection.heads = config.num_attention_heads;
+    b.attention.out = from.linear(at + "attention.dense", C, C, config.attention_bias);
+    b.attention.options.heads = config.num_attention_heads;
+    b.attention.options.scale = config.attention_scale();
+    b.attention.rope = rope;
+    b.norm_2 = norm(at + "post_attention_layernorm");
+    b.mlp.in = from.linear(at + "mlp.dense_h_to_4h", C, config.intermediate_size);
+    b.mlp.out = from.linear(at + "mlp.dense_4h_to_h", config.intermediate_size, C);
+    b.mlp.activation = activation_of(config.hidden_act);
   }
   return m;
 }

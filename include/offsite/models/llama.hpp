@@ -110,7 +110,11 @@ Llama Llama::build(const LlamaConfig& config, std::span<const std::int64_t> numb
   const auto queries = config.num_attention_heads * config.head_width(),
              keys = config.key_value_heads() * config.head_width();
   const auto norm = [&](const std::string& name, std::int64_t width) {
-    return RmsNorm{from.take(name + ".weight", {width}), config.rms_norm_eps, kind.gemma};
+    RmsNorm made;
+    made.weight = from.take(name + ".weight", {width});
+    made.eps = config.rms_norm_eps;
+    made.zero_centred = kind.gemma;
+    return made;
   };
   Llama m;
   m.config = config;
@@ -121,27 +125,27 @@ Llama Llama::build(const LlamaConfig& config, std::span<const std::int64_t> numb
   const bool biased = config.query_key_value_biases();
   for (const auto i : numbers) {
     const std::string at = BlockAccess<Llama>::block_prefix(i);
-    LlamaBlock b;
+    auto& b = m.blocks.emplace_back();  // filled in place: see ParameterSource::norm
     b.index = i;
     b.norm_1 = norm(at + "input_layernorm", C);
     b.norm_2 = norm(at + "post_attention_layernorm", C);
-    b.attention.projection = {.q = from.linear(at + "self_attn.q_proj", C, queries, biased),
-                              .k = from.linear(at + "self_attn.k_proj", C, keys, biased),
-                              .v = from.linear(at + "self_attn.v_proj", C, keys, biased)};
+    b.attention.projection.q = from.linear(at + "self_attn.q_proj", C, queries, biased);
+    b.attention.projection.k = from.linear(at + "self_attn.k_proj", C, keys, biased);
+    b.attention.projection.v = from.linear(at + "self_attn.v_proj", C, keys, biased);
     b.attention.out = from.linear(at + "self_attn.o_proj", queries, C, config.attention_bias);
     b.attention.options = {.heads = config.num_attention_heads,
                            .kv_heads = config.key_value_heads(),
                            .scale = config.attention_scale(),
                            .window = config.window(i)};
-    if (kind.head_norms)
-      b.attention.norms = {norm(at + "self_attn.q_norm", config.head_width()),
-                           norm(at + "self_attn.k_norm", config.head_width())};
+    if (kind.head_norms) {
+      b.attention.norms.q = norm(at + "self_attn.q_norm", config.head_width());
+      b.attention.norms.k = norm(at + "self_attn.k_norm", config.head_width());
+    }
     b.attention.rope = rope;
-    b.mlp = {.gate = from.linear(at + "mlp.gate_proj", C, inner, config.mlp_bias),
-             .up = from.linear(at + "mlp.up_proj", C, inner, config.mlp_bias),
-             .down = from.linear(at + "mlp.down_proj", inner, C, config.mlp_bias),
-             .activation = activation_of(config.hidden_act)};
-    m.blocks.push_back(b);
+    b.mlp.gate = from.linear(at + "mlp.gate_proj", C, inner, config.mlp_bias);
+    b.mlp.up = from.linear(at + "mlp.up_proj", C, inner, config.mlp_bias);
+    b.mlp.down = from.linear(at + "mlp.down_proj", inner, C, config.mlp_bias);
+    b.mlp.activation = activation_of(config.hidden_act);
   }
   return m;
 }

@@ -126,19 +126,20 @@ Opt Opt::build(const OptConfig& config, std::span<const std::int64_t> numbers, S
   if (!config.tie_word_embeddings) m.head.weight = from.take(kTiedKey, {config.vocab_size, E});
   for (const auto i : numbers) {
     const std::string at = BlockAccess<Opt>::block_prefix(i);
-    m.blocks.push_back(
-        {{.index = i,
-          .residual = config.do_layer_norm_before ? Residual::kPreNorm : Residual::kPostNorm,
-          .norm_1 = norm(at + "self_attn_layer_norm"),
-          .attention = {.projection = {.q = linear(at + "self_attn.q_proj", C, C),
-                                       .k = linear(at + "self_attn.k_proj", C, C),
-                                       .v = linear(at + "self_attn.v_proj", C, C)},
-                        .out = linear(at + "self_attn.out_proj", C, C),
-                        .options = {.heads = config.num_attention_heads, .scale = config.attention_scale()}},
-          .norm_2 = norm(at + "final_layer_norm"),
-          .mlp = {.in = linear(at + "fc1", C, config.ffn_dim),
-                  .out = linear(at + "fc2", config.ffn_dim, C),
-                  .activation = activation_of(config.activation_function)}}});
+    auto& b = m.blocks.emplace_back();  // filled in place: see ParameterSource::norm
+    b.index = i;
+    b.residual = config.do_layer_norm_before ? Residual::kPreNorm : Residual::kPostNorm;
+    b.norm_1 = norm(at + "self_attn_layer_norm");
+    b.attention.projection.q = linear(at + "self_attn.q_proj", C, C);
+    b.attention.projection.k = linear(at + "self_attn.k_proj", C, C);
+    b.attention.projection.v = linear(at + "self_attn.v_proj", C, C);
+    b.attention.out = linear(at + "self_attn.out_proj", C, C);
+    b.attention.options.heads = config.num_attention_heads;
+    b.attention.options.scale = config.attention_scale();
+    b.norm_2 = norm(at + "final_layer_norm");
+    b.mlp.in = linear(at + "fc1", C, config.ffn_dim);
+    b.mlp.out = linear(at + "fc2", config.ffn_dim, C);
+    b.mlp.activation = activation_of(config.activation_function);
   }
   return m;
 }

@@ -62,13 +62,21 @@ class ParameterSource {
     return t;
   }
   [[nodiscard]] LayerNorm norm(const std::string& name, std::int64_t width, double eps) const {
-    return {take(name + ".weight", {width}), take(name + ".bias", {width}), eps};
+    LayerNorm
+        norm;  // a member at a time: g++ 12 destroys twice what stands in braces before something that throws
+    norm.weight = take(name + ".weight", {width});
+    norm.bias = take(name + ".bias", {width});
+    norm.eps = eps;
+    return norm;
   }
   [[nodiscard]] Linear linear(const std::string& name, std::int64_t in, std::int64_t out, bool bias = true,
                               WeightLayout layout = WeightLayout::kOutIn) const {
     const bool in_out = layout == WeightLayout::kInOut;
-    return {take(name + ".weight", {in_out ? in : out, in_out ? out : in}),
-            bias ? take(name + ".bias", {out}) : at::Tensor{}, layout};
+    Linear linear;
+    linear.weight = take(name + ".weight", {in_out ? in : out, in_out ? out : in});
+    if (bias) linear.bias = take(name + ".bias", {out});
+    linear.layout = layout;
+    return linear;
   }
 
  private:
