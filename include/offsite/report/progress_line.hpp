@@ -9,6 +9,7 @@
 #include <string_view>
 #include <vector>
 
+#include "offsite/core/format.hpp"
 #include "offsite/core/utf8.hpp"
 
 namespace offsite {
