@@ -47,8 +47,10 @@ concept ChoosesPolicies = requires(const P& policy, BlockRole role) {
 ///
 ///   `p.at(role)`               a policy as above, for blocks of this role
 ///   `p.trains_emulator()`      whether something trains in emulator blocks too
+// clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class P>
-concept AdapterPolicy = std::copyable<P> &&(detail::ChoosesTensors<P> || detail::ChoosesPolicies<P>);
+concept AdapterPolicy = std::copyable<P> && (detail::ChoosesTensors<P> || detail::ChoosesPolicies<P>);  // missing? bool trains(std::string_view, const at::Tensor&) const
+// clang-format on
 
 /// A parameter that a policy adds to a layer.
 struct ModuleParameter {
