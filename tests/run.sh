@@ -24,6 +24,7 @@ step() { say; say "=== $* ($(( (SECONDS - began) / 60 )) min since the start)"; 
 # A log of one JSON object a test, as Meson writes it; a build that failed counts as one failure.
 logs=()
 broken=0
+patience=1  # how many times the usual timeouts
 
 # run_suites FOLDER SUITE...: builds everything the suites need and runs them, two at a time.
 run_suites() {
@@ -32,7 +33,7 @@ run_suites() {
   for suite in "$@"; do words+=(--suite "$suite"); done
   rm -f "$folder/meson-logs/testlog.json"
   build_with_ninja "$folder" --quiet -k 0 all meson-test-prereq || { say "[failed] the build in $folder"; broken=$((broken + 1)); }
-  "$venv/bin/meson" test -C "$folder" --no-rebuild --num-processes 2 "${words[@]}" < /dev/null >&2
+  "$venv/bin/meson" test -C "$folder" --no-rebuild --num-processes 2 --timeout-multiplier $patience "${words[@]}" < /dev/null >&2
   logs+=("$folder/meson-logs/testlog.json")
 }
 
@@ -58,6 +59,7 @@ if [ $quick = 0 ]; then
   # Not optimised: that compiles in less than half the time, and what the tests run is small. The simulation of
   # a federation's faults takes a twentieth of its runs.
   export OFFSITE_FEDERATION_RUNS=1000
+  patience=3
   if configure build-sanitize --buildtype=plain -Doptimization=0 -Db_ndebug=false -Db_sanitize=address,undefined \
       -Db_lundef=false -Dcpp_args=-fno-sanitize=vptr -Dtests=enabled -Dexamples=enabled; then
     run_suites build-sanitize unit
