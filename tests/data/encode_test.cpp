@@ -4,8 +4,10 @@
 #include <string>
 #include <vector>
 
+#include "data/sentence_piece_model.hpp"
 #include "data/tiny_tokenizer.hpp"
 #include "offsite/core/random.hpp"
+#include "offsite/data/load_tokenizer.hpp"
 #include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
@@ -68,11 +70,44 @@ TEST_CASE("encode_for_training: a space, the answer and the end of text follow t
   CHECK(scored(train(pair("Q:\n", "yes"))) == "yes<eos>");
 }
 
-TEST_CASE("encode_for_training: the answer is encoded on its own") {
-  // Together, the prompt's last space and the answer's would be two tokens of another cut.
-  const auto sample = train(question("Q: ", {"a"}, 0));
-  CHECK(sample.tokens == std::vector<std::int32_t>{'Q', ':', ' ', 256 + 'a', 512});
-  CHECK(sample.scored_from == 3);
+TEST_CASE("encode_for_training: a token that the prompt's end shares with the answer is scored") {
+  const auto spaced = train(question("Q: ", {"a"}, 0));  // "Q:", then two spaces, then "a"
+  CHECK(spaced.tokens == std::vector<std::int32_t>{'Q', ':', 256 + ' ', 'a', 512});
+  CHECK(spaced.scored_from == 2);
+  const auto joined = train(pair("Q: ", "yes"));
+  CHECK(scored(joined) == " yes<eos>");
+  CHECK(joined.scored() == 4);
+}
+
+TEST_CASE(
+    "encode_for_training: the ids are those that scoring gives, by tokenizers that put a space first too") {
+  const support::TemporaryFolder folder;
+  support::write_file(folder / "tokenizer.json", llama_tokenizer_json(small_pieces()).dump());
+  support::write_file(folder / "tokenizer_config.json",
+                      R"({"bos_token": "<s>", "eos_token": "</s>", "add_bos_token": true})");
+  const auto llama = load_tokenizer(folder.path());
+  const std::string answer = "world hello";
+  REQUIRE(llama.encode(" " + answer).size() ==
+          llama.encode(answer).size() + 1);  // a space of its own makes one more
+  const std::vector<Example> examples{question("hello:", {"no", answer}, 1),
+                                      question("hello world\nhello:", {"d"}, 0)};
+  const auto training = encode_for_training(examples, Scoring::kMultipleChoice, llama).samples;
+  const auto asked = encode_questions(examples, llama).questions;
+  for (std::size_t i = 0; i < examples.size(); ++i) {
+    auto expected = asked[i].choices[static_cast<std::size_t>(examples[i].answer)];
+    expected.tokens.push_back(*llama.eos_id());
+    CHECK(training[i] == expected);
+  }
+  const std::vector<Example> completed{pair("hello", " world"), pair("hello\n", "world")};
+  const auto continued = encode_for_training(completed, Scoring::kCompletion, llama).samples;
+  const auto losses = encode_for_loss(completed, Scoring::kCompletion, llama).samples;
+  for (std::size_t i = 0; i < completed.size(); ++i) {
+    const auto& ids = continued[i].tokens;
+    CHECK(std::vector(ids.begin(), ids.end() - 1) == losses[i].tokens);
+  }
+  CHECK(continued[0].scored_from == losses[0].scored_from);
+  // Scoring counts the white space between them, as the harness does; training starts where the prompt ends.
+  CHECK(continued[1].scored_from == losses[1].scored_from + 1);
 }
 
 TEST_CASE("encode: the begin token stands before the prompt if asked for") {

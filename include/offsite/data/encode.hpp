@@ -106,15 +106,15 @@ inline bool shorten(Sample& sample, std::int64_t max_length, std::string_view wh
   return true;
 }
 
-/// The prompt, then on its own the answer and the end of text.
+/// Prompt and answer encoded together, as for scoring, then the end of text. The context is what the ids have in common
+/// with the prompt's own: all of the prompt, or less where its end and the answer share a token.
 template <Tokenizer T>
 Sample encode_for_training(const Example& example, const T& tokenizer, const SpecialTokens& special) {
-  Sample sample{tokenizer.encode(example.prompt), 1, example.number};
-  const auto answer = tokenizer.encode(example.continuation());
-  const auto context = static_cast<std::int64_t>(sample.tokens.size());
-  sample.tokens.reserve(sample.tokens.size() + answer.size() + 2);
-  sample.scored_from = add_prefix(sample.tokens, context, special);
-  sample.tokens.insert(sample.tokens.end(), answer.begin(), answer.end());
+  Sample sample{tokenizer.encode(example.prompt + example.continuation()), 1, example.number};
+  const auto prompt = tokenizer.encode(example.prompt);
+  const auto context =
+      std::mismatch(prompt.begin(), prompt.end(), sample.tokens.begin(), sample.tokens.end());
+  sample.scored_from = add_prefix(sample.tokens, context.first - prompt.begin(), special);
   sample.tokens.push_back(*special.end);
   return sample;
 }
@@ -200,8 +200,9 @@ inline void check_max_length(const EncodeOptions& options) {
 }  // namespace detail
 
 /// The samples a model is trained on: the prompt, then the answer and the end-of-text token, which are
-/// scored. Text becomes rolling windows. A prompt that makes a sample longer than `max_length` rows loses its
-/// beginning. \throws ArgumentError if an answer alone does not fit (names the row), or the tokenizer lacks a
+/// scored. Prompt and answer have the ids that `encode_questions` and `encode_for_loss` give them, so that a model is
+/// scored by what it was taught. Text becomes rolling windows. A prompt that makes a sample longer than `max_length` rows
+/// loses its beginning. \throws ArgumentError if an answer alone does not fit (names the row), or the tokenizer lacks a
 /// token that is needed.
 template <Tokenizer T>
 [[nodiscard]] EncodedSamples encode_for_training(std::span<const Example> examples, Scoring scoring,
