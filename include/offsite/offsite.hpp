@@ -11,7 +11,6 @@
 #include "offsite/adapters/targets.hpp"
 #include "offsite/adapters/whole_blocks.hpp"
 #include "offsite/aggregation/aggregation_policy.hpp"
-#include "offsite/aggregation/any_aggregation.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/blocks/cast.hpp"

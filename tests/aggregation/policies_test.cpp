@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "offsite/aggregation/any_aggregation.hpp"
 #include "offsite/aggregation/coordinate_wise.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
 #include "offsite/aggregation/geometric_median.hpp"
@@ -120,4 +121,55 @@ TEST_CASE("MultiKrum and Bulyan: too few clients for so many liars are refused i
   CHECK(support::message_of<ArgumentError>([&] {
           (void)Bulyan{}.aggregate(Eigen::VectorXf::Zero(3), updates, b);
         }) == "Bulyan withstands 1 faulty clients if there are 7 updates, but 4 came");
+}
+
+TEST_CASE("AnyAggregation: every policy by its name, with its state, as the policy itself") {
+  check_golden("fedavg", AnyAggregation::parse("fedavg"));
+  check_golden("fedavgm", AnyAggregation::parse("fedavgm"));
+  check_golden("fedadam", AnyAggregation::parse("fedadam"));
+  check_golden("fedyogi", AnyAggregation::parse("fedyogi"));
+  check_golden("fedadagrad", AnyAggregation::parse("fedadagrad"));
+  std::vector<ClientUpdate> updates;
+  for (std::uint64_t i = 0; i < 7; ++i) updates.push_back({random_vector(9, i), 1.0 + double(i)});
+  const auto same = [&](const char* text, const auto& policy) {
+    CAPTURE(text);
+    typename std::decay_t<decltype(policy)>::State state;
+    AnyAggregation::State any;
+    const auto global = random_vector(9, 99);
+    CHECK(AnyAggregation::parse(text).aggregate(global, updates, any) ==
+          policy.aggregate(global, updates, state));
+  };
+  same("trimmed_mean:0.3", TrimmedMean{0.3});
+  same("coordinate_median", CoordinateMedian{});
+  same("geometric_median:4,smoothing=0.5", GeometricMedian{4, 0.5});
+  same("krum", MultiKrum{1, 1});
+  same("multi_krum:2,keep=3", MultiKrum{2, 3});
+  same("bulyan", Bulyan{1});
+  same("norm:0.25+fedavg", NormBounded<FedAvg>{0.25f, {}});
+  same("norm:0.5+trimmed_mean:0.1", NormBounded<TrimmedMean>{0.5f, {0.1}});
+  same("fedadam:0.5,beta2=0.9", FedAdam{0.5f, 0.9f, 0.9f, 1e-3f});
+}
+
+TEST_CASE("AnyAggregation: its text reads as itself; what is wrong is said in one sentence") {
+  for (const auto* text : {"fedavg", "norm:10+fedadam:learning_rate=0.01,beta1=0.9,beta2=0.99,tau=0.001",
+                           "trimmed_mean:share=0.1", "krum:faulty=2,keep=1", "multi_krum:faulty=1,keep=0"})
+    CHECK(AnyAggregation::parse(text).text() == text);
+  CHECK(AnyAggregation::parse("bulyan:2").least_updates() == 11);
+  CHECK(AnyAggregation::parse("norm:3").text() == "norm:3+fedavg");
+  const auto refuses = [](const char* text, const char* says) {
+    CHECK_THROWS_WITH_AS((void)AnyAggregation::parse(text), doctest::Contains(says), ArgumentError);
+  };
+  refuses("mean", "there is no aggregation 'mean'; there are fedavg, fedavgm, ");
+  refuses("", "there is no aggregation ''");
+  refuses("trimmed_mean:0.5", "share is 0.5, but it must be in [0, 0.5)");
+  refuses("trimmed_mean:x", "share of the aggregation trimmed_mean is 'x', which is no such number");
+  refuses("fedavg:1", "the aggregation fedavg has no setting '1'");
+  refuses("fedadam:gamma=1", "the aggregation fedadam has no setting 'gamma'");
+  refuses("fedadam:nan", "learning_rate is nan");
+  refuses("norm:0+fedavg", "bounds norms by 0, which must be positive");
+  refuses("norm:+fedavg", "which is no such number");
+  refuses("norm:nan+fedavg", "must be positive");
+  refuses("krum:9223372036854775807", "faulty is 9223372036854775807, but it must be 0 to 100");
+  refuses("krum:-1", "faulty is -1");
+  refuses("multi_krum:1,keep=2000", "keep is 2000");
 }

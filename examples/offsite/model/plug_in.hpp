@@ -40,7 +40,7 @@ void run_plug_in(const PlugInCommand& command, Session& session) {
   const bool merged_mean = command.aggregate == "merged";
   require(!merged_mean || !lora, "--aggregate merged ends in weights, so there are no factors for --as peft");
   Owner<Model, UniformDrop, AnyAggregation, PlacedAdapters> owner(
-      std::move(model), split.plan, AnyAggregation::named(merged_mean ? "fedavg" : command.aggregate),
+      std::move(model), split.plan, AnyAggregation::parse(merged_mean ? "fedavg" : command.aggregate),
       adapters);
   check_modules_fit(split, owner.layout(), owner.global());
   std::vector<ClientUpdate> updates;
