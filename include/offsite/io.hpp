@@ -15,6 +15,8 @@
 #include "offsite/io/split_specification.hpp"
 #include "offsite/io/staged_folder.hpp"
 #include "offsite/io/update_folder.hpp"
+#include "offsite/trainer/bottleneck_folder.hpp"
 #include "offsite/trainer/offer_folder.hpp"
+#include "offsite/trainer/peft_files.hpp"
 #include "offsite/trainer/peft_folder.hpp"
 #include "offsite/trainer/returned_update.hpp"

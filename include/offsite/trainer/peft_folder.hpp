@@ -1,38 +1,18 @@
 #pragma once
-#include <ATen/core/Tensor.h>
-
-#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <filesystem>
-#include <optional>
 #include <set>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <vector>
 
 #include "offsite/adapters/lora.hpp"
-#include "offsite/adapters/modules.hpp"
-#include "offsite/core/tensors.hpp"
-#include "offsite/io/checkpoint_folder.hpp"
-#include "offsite/io/hostile_object.hpp"
-#include "offsite/io/json.hpp"
-#include "offsite/io/model_folder.hpp"
-#include "offsite/io/staged_folder.hpp"
-#include "offsite/models/checkpoint_model.hpp"
+#include "offsite/trainer/peft_files.hpp"
 
 namespace offsite {
 
 namespace detail {
-
-inline constexpr std::string_view kPeftPrefix = "base_model.model.";
-
-/// Whether a setting of PEFT is off.
-[[nodiscard]] inline bool is_off(const Json& value) {
-  return value.is_null() || value == Json(false) ||
-         ((value.is_object() || value.is_array()) && value.empty()) || value == Json("none");
-}
 
 /// The settings of an `adapter_config.json`, all of which are understood or off.
 /// \throws ProtocolError naming the field that is wrong or not supported.
@@ -85,38 +65,20 @@ inline constexpr std::string_view kPeftPrefix = "base_model.model.";
 /// supported, and tensors that are missing, extra, misshaped or no floats.
 template <CheckpointModel M>
 Lora load_peft(M& model, const std::vector<std::int64_t>& numbers, const std::filesystem::path& path) {
-  using Access = BlockAccess<M>;
   const auto config = path / "adapter_config.json";
   const Lora lora = detail::peft_settings(read_json(config), config.string());
-  const CheckpointFolder folder(path, "adapter_model");
-  std::set<std::string, std::less<>> taken;
-  const auto take = [&](const std::string& key, std::vector<std::int64_t> shape) {
-    const auto view = detail::weight_at(folder, key, shape);
-    taken.insert(key);
-    return tensor_over(view, folder.owner(key)).to(at::kFloat, false, /*copy=*/true);
-  };
-  for (std::int64_t place = 0; place < Access::num_blocks(model); ++place) {
-    const auto prefix = block_prefix<Access>(numbers.at(static_cast<std::size_t>(place)));
-    visit_linears<Access>(Access::block(model, place), [&](std::string_view name, Linear& layer) {
-      const auto full = prefix + std::string(name);
-      auto key = std::string(detail::kPeftPrefix) + full;
-      const auto bare = full.starts_with(M::kKeyPrefix) ? full.substr(M::kKeyPrefix.size()) : full;
-      if (!folder.contains(key + ".lora_A.weight")) key = std::string(detail::kPeftPrefix) + bare;
-      if (!folder.contains(key + ".lora_A.weight")) return;
-      const auto in = layer.in_features(), out = layer.out_features();
-      layer.low_rank = {.a = take(key + ".lora_A.weight", {lora.rank, in}),
-                        .b = take(key + ".lora_B.weight", {out, lora.rank}),
-                        .magnitude = {},
-                        .scale = lora.scale(),
-                        .dropout = {.rate = lora.dropout, .place = detail::key_of_name(full)}};
-      if (lora.dora) layer.low_rank.magnitude = take(key + ".lora_magnitude_vector", {out});
-    });
-  }
-  for (const auto& name : folder.names())
-    require<ProtocolError>(taken.contains(name),
-                           "{} holds the tensor {}, which belongs to no linear layer of the model's blocks",
-                           detail::file_holding(folder, name), detail::shown(name));
-  require<ProtocolError>(!taken.empty(), "{} holds no tensor", path.string());
+  detail::PeftReader<M> reader(path);
+  reader.visit(model, numbers, ".lora_A.weight",
+               [&](const std::string& full, const std::string& key, Linear& layer) {
+                 const auto in = layer.in_features(), out = layer.out_features();
+                 layer.low_rank = {.a = reader.take(key + ".lora_A.weight", {lora.rank, in}),
+                                   .b = reader.take(key + ".lora_B.weight", {out, lora.rank}),
+                                   .magnitude = {},
+                                   .scale = lora.scale(),
+                                   .dropout = {.rate = lora.dropout, .place = detail::key_of_name(full)}};
+                 if (lora.dora) layer.low_rank.magnitude = reader.take(key + ".lora_magnitude_vector", {out});
+               });
+  reader.check_all_taken();
   return lora;
 }
 
@@ -136,11 +98,7 @@ template <CheckpointModel M>
 void save_peft(M& model, const Lora& lora, const std::string& base, const std::filesystem::path& out,
                StagedFolder::Existing existing = StagedFolder::kRefuse) {
   using Access = BlockAccess<M>;
-  std::vector<at::Tensor> kept;
-  std::vector<NamedView> views;
-  std::vector<std::string> full_names;
-  std::set<std::string> names;
-  std::vector<std::int64_t> blocks;
+  detail::PeftWriter writer;
   bool in_out = false;
   for (std::int64_t place = 0; place < Access::num_blocks(model); ++place) {
     const auto prefix = block_prefix<Access>(place);
@@ -152,44 +110,30 @@ void save_peft(M& model, const Lora& lora, const std::string& base, const std::f
                   change.magnitude.defined() == lora.dora,
               "the layer {} has rank {} and scale {}, but the folder is written for rank {} and scale {}",
               full, change.a.size(0), change.scale, lora.rank, lora.scale());
-      const auto add = [&](std::string_view suffix, const at::Tensor& tensor) {
-        kept.push_back(tensor.detach().to(at::kCPU, at::kFloat).contiguous());
-        views.push_back(
-            {std::string(detail::kPeftPrefix) + full + std::string(suffix), view_of(kept.back())});
-      };
-      add(".lora_A.weight", change.a);
-      add(".lora_B.weight", change.b);
-      if (lora.dora) add(".lora_magnitude_vector", change.magnitude);
+      writer.begin(place, name, full);
+      writer.add(".lora_A.weight", change.a);
+      writer.add(".lora_B.weight", change.b);
+      if (lora.dora) writer.add(".lora_magnitude_vector", change.magnitude);
       in_out = in_out || layer.layout == WeightLayout::kInOut;
-      full_names.push_back(full);
-      names.emplace(name);
-      if (blocks.empty() || blocks.back() != place) blocks.push_back(place);
     });
   }
-  require(!views.empty(), "no layer of the model carries a low-rank change, so there is nothing for PEFT");
-  // PEFT takes layers by the ends of their names within these blocks; where blocks differ, each by its full name.
-  const bool alike = full_names.size() == names.size() * blocks.size();
+  require(!writer.empty(), "no layer of the model carries a low-rank change, so there is nothing for PEFT");
   Json config = Json::object({{"base_model_name_or_path", base},
                               {"bias", "none"},
                               {"fan_in_fan_out", in_out},
                               {"inference_mode", true},
-                              {"init_lora_weights", true}});
-  if (alike) config["layers_to_transform"] = Json(blocks);
-  config["lora_alpha"] = lora.alpha == std::floor(lora.alpha) && lora.alpha < 1e15
-                             ? Json(static_cast<std::int64_t>(lora.alpha))
-                             : Json(lora.alpha);
-  config["lora_dropout"] = lora.dropout;
-  config["peft_type"] = "LORA";
-  config["r"] = lora.rank;
-  config["target_modules"] =
-      alike ? Json(std::vector<std::string>(names.begin(), names.end())) : Json(full_names);
-  config["task_type"] = "CAUSAL_LM";
-  config["use_dora"] = lora.dora;
-  config["use_rslora"] = lora.rslora;
-  StagedFolder folder(out, existing);
-  write_json(folder.path() / "adapter_config.json", config);
-  save_safetensors(folder.path() / "adapter_model.safetensors", views, {{"format", "pt"}});
-  folder.commit();
+                              {"init_lora_weights", true},
+                              {"lora_alpha", lora.alpha == std::floor(lora.alpha) && lora.alpha < 1e15
+                                                 ? Json(static_cast<std::int64_t>(lora.alpha))
+                                                 : Json(lora.alpha)},
+                              {"lora_dropout", lora.dropout},
+                              {"peft_type", "LORA"},
+                              {"r", lora.rank},
+                              {"task_type", "CAUSAL_LM"},
+                              {"use_dora", lora.dora},
+                              {"use_rslora", lora.rslora}});
+  writer.name_layers(config);
+  writer.write(config, out, existing);
 }
 
 }  // namespace offsite
