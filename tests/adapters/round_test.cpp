@@ -161,6 +161,19 @@ TEST_CASE("adapters: through folders the result is that of one process, bit for 
   }
 }
 
+TEST_CASE("cut_offer: what an owner offers, for every policy") {
+  const auto plan = plan_split(model().config.num_blocks(), cut().split(), UniformDrop{});
+  for (const auto* text : kPolicies) {
+    CAPTURE(text);
+    const auto policy = PlacedAdapters::parse(text);
+    auto offered = tuner(policy).owner().offer();
+    auto made = cut_offer<Access>(model(), plan, policy);
+    CHECK(made.plan == offered.plan);
+    CHECK(made.adapter_policy == offered.adapter_policy);
+    CHECK(same_bits(made.model, offered.model));
+  }
+}
+
 TEST_CASE("adapters: a run resumed from a checkpoint goes on as if it had not stopped, bit for bit") {
   const auto data = samples();
   for (const auto* text : kPolicies) {

@@ -1,5 +1,6 @@
 #pragma once
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/count_nonzero.h>
 #include <ATen/ops/eq.h>
 
 #include <cmath>
@@ -95,7 +96,9 @@ namespace detail {
   if (original.const_data_ptr() == offered.const_data_ptr() &&
       original.scalar_type() == offered.scalar_type() && original.strides() == offered.strides())
     return offered.numel();
-  return offered.detach().eq(original.detach().to(offered.options())).sum().template item<std::int64_t>();
+  // count_nonzero, since a sum of truth values first makes an int64 of each.
+  return at::count_nonzero(offered.detach().eq(original.detach().to(offered.options())))
+      .template item<std::int64_t>();
 }
 
 }  // namespace detail
