@@ -10,6 +10,7 @@
 #include "offsite/data/bpe_tokenizer.hpp"
 #include "offsite/data/byte_alphabet.hpp"
 #include "offsite/data/choices.hpp"
+#include "offsite/data/client_shares.hpp"
 #include "offsite/data/encode.hpp"
 #include "offsite/data/for_each_row.hpp"
 #include "offsite/data/load_tokenizer.hpp"

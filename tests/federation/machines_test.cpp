@@ -209,6 +209,24 @@ TEST_CASE("Owner: a worse model is rolled back, with the policy's state; a bette
   CHECK(desk.find<Finish>()->error.empty());
 }
 
+TEST_CASE("Owner: after a start it waits for those it was told to wait for, gone ones included") {
+  OwnerOptions options;
+  options.start_clients = 3;
+  options.rounds = 2;
+  Desk desk(options);
+  desk.join("a");
+  desk.join("b");
+  CHECK(desk.owner->state().round == 0);
+  desk.say("c", Hello{kProtocolVersion, "", 1, Json::object(), 10});
+  desk.say("c", Leave{"run-1", "its training failed"});
+  CHECK(desk.owner->state().round == 1);
+  CHECK(desk.owner->state().chosen == std::vector<std::string>{"a", "b"});
+  options.start_clients = 2000;
+  CHECK_THROWS_WITH_AS(options.check(),
+                       "start_clients is 2000, but it must be 0 to max_clients, which is 1000",
+                       ArgumentError);
+}
+
 TEST_CASE("Owner: stragglers are left out at the deadline and welcome in the next round") {
   auto options = options_for(2, 1);
   options.deadline_ms = 60'000;

@@ -185,19 +185,20 @@ template <class Number>
 
 inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
                                                  std::span<const ClientUpdate> updates, State& state) const {
+  std::vector<ClientUpdate> bounded;
+  if (!std::isinf(max_norm) || max_norm < 0) {
+    bounded = detail::bounded_updates(global.size(), updates, max_norm);
+    updates = bounded;
+  }
   return std::visit(
       [&]<class P>(const P& chosen) {
-        const auto run = [&](typename P::State& own) {
-          if (std::isinf(max_norm) && max_norm > 0) return chosen.aggregate(global, updates, own);
-          return NormBounded<P>{max_norm, chosen}.aggregate(global, updates, own);
-        };
         if constexpr (std::is_same_v<typename P::State, FedAvgM::State>) {
-          return run(state.momentum);
+          return chosen.aggregate(global, updates, state.momentum);
         } else if constexpr (std::is_same_v<typename P::State, FedAdam::State>) {
-          return run(state.moments);
+          return chosen.aggregate(global, updates, state.moments);
         } else {
           typename P::State none{};
-          return run(none);
+          return chosen.aggregate(global, updates, none);
         }
       },
       policy);

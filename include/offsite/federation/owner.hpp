@@ -397,18 +397,23 @@ class Owner {
 
   void begin_round(Actions& out) {
     if (state_.round == options_.rounds) return finish("", out);
+    const auto is_ready = [&](const std::string& name, const Peer& peer) {
+      return peer.doing && *peer.doing != Doing::kFetching && state_.clients.contains(name);
+    };
     std::vector<std::string> here;
     for (const auto& name : present())
-      if (const auto& peer = peers_.at(name);
-          peer.doing && *peer.doing != Doing::kFetching && state_.clients.contains(name))
-        here.push_back(name);
-    if (std::ssize(here) < options_.min_clients) {
+      if (is_ready(name, peers_.at(name))) here.push_back(name);
+    const auto came = std::count_if(peers_.begin(), peers_.end(), [&](const auto& entry) {
+      return is_ready(entry.first, entry.second) || state_.left.contains(entry.first);
+    });
+    if (std::ssize(here) < options_.min_clients || came < options_.start_clients) {
       if (now() - since_ > options_.patience_ms)
         finish(
             formatted(
                 "round {} did not begin: {} of at least {} clients were here within {} s; see whether they "
                 "run and reach this owner",
-                state_.round + 1, here.size(), options_.min_clients, options_.patience_ms / 1000),
+                state_.round + 1, here.size(), std::max(options_.min_clients, options_.start_clients),
+                options_.patience_ms / 1000),
             out);
       return;
     }

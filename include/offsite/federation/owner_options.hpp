@@ -16,6 +16,7 @@ struct OwnerOptions {
   std::int64_t rounds = 1;                ///< > 0
   std::int64_t min_clients = 1;           ///< a round starts, and its updates are used, with no fewer, > 0
   std::int64_t max_clients = 1000;        ///< names that may take part in the run, >= min_clients
+  std::int64_t start_clients = 0;         ///< an owner that starts opens no round before so many came, >= 0
   double fraction = 1;                    ///< of the clients at hand that a round asks, in (0, 1]
   std::uint64_t seed = 42;                ///< of the choice of clients
   std::int64_t deadline_ms = 3'600'000;   ///< of a round; whoever is later is left out of it, > 0
@@ -34,6 +35,8 @@ struct OwnerOptions {
     require(rounds > 0, "rounds is {}, but it must be positive", rounds);
     require(0 < min_clients && min_clients <= max_clients,
             "min_clients is {} and max_clients {}, but 0 < min <= max", min_clients, max_clients);
+    require(0 <= start_clients && start_clients <= max_clients,
+            "start_clients is {}, but it must be 0 to max_clients, which is {}", start_clients, max_clients);
     require(fraction > 0 && fraction <= 1, "fraction is {}, but it must be above 0 and at most 1", fraction);
     require(deadline_ms > 0 && patience_ms > 0 && silence_ms > 0 && grace_ms >= 0 && max_extensions >= 0,
             "deadline_ms {}, patience_ms {}, silence_ms {}, grace_ms {} and max_extensions {}: times must be "

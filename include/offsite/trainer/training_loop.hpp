@@ -142,7 +142,8 @@ class TrainingLoop {
     loss /= static_cast<double>(scored);
 
     const double rate =
-        scheduled_rate(options_.schedule, options_.learning_rate, state_.step, options_.warmup_steps, total_);
+        scheduled_rate(options_.schedule, options_.learning_rate, (options_.round - 1) * total_ + state_.step,
+                       options_.warmup_steps, options_.rounds * total_);
     FlatParameters::StepReport report;
     if (std::isfinite(loss)) report = parameters_.step(rate, options_);
 

@@ -38,6 +38,8 @@ struct TrainingOptions {
   std::int64_t early_stopping_patience =
       0;                            ///< evaluations without a better one before training ends; 0 = never
   std::int64_t max_bad_steps = 10;  ///< steps in a row with NaN or infinity before a NumericError, > 0
+  std::int64_t round = 1;           ///< this run is that one of `rounds` equal ones under one schedule, > 0
+  std::int64_t rounds = 1;          ///< >= round
 };
 
 /// \throws ArgumentError naming the first option that is out of its range.
@@ -71,6 +73,8 @@ inline void check(const TrainingOptions& o) {
   at_least(o.save_steps, 0, "save_steps");
   at_least(o.early_stopping_patience, 0, "early_stopping_patience");
   at_least(o.max_bad_steps, 1, "max_bad_steps");
+  at_least(o.round, 1, "round");
+  at_least(o.rounds, o.round, "rounds");
 }
 
 }  // namespace offsite
