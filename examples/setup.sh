@@ -16,7 +16,7 @@ fail() { say "error: $*"; exit 1; }
 
 # Prints the Debian packages that lack; "$1" is --tests to ask for those of the tests, too.
 missing_packages() {
-  command -v g++ > /dev/null || { echo g++ libfmt-dev libeigen3-dev rapidjson-dev libssl-dev libcli11-dev libsentencepiece-dev libsqlite3-dev; }
+  command -v g++ > /dev/null || { echo g++ libfmt-dev libeigen3-dev rapidjson-dev libssl-dev libcli11-dev libsentencepiece-dev libsqlite3-dev libgrpc++-dev; }
   command -v pkg-config > /dev/null || echo pkg-config
   command -v ccache > /dev/null || echo ccache
   [ -x "$venv/bin/python" ] || python3 -c 'import ensurepip, venv' 2> /dev/null || echo python3-venv
@@ -37,6 +37,7 @@ rapidjson/reader.h rapidjson-dev
 openssl/evp.h libssl-dev
 sentencepiece_processor.h libsentencepiece-dev
 sqlite3.h libsqlite3-dev
+grpcpp/grpcpp.h libgrpc++-dev
 CLI/CLI.hpp libcli11-dev
 doctest/doctest.h doctest-dev
 EOF

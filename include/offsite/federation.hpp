@@ -22,6 +22,7 @@
 #include "offsite/federation/split_difference.hpp"
 #include "offsite/federation/update_limits.hpp"
 #include "offsite/federation/wire.hpp"
+#include "offsite/transport/certificates.hpp"
 #include "offsite/transport/directory.hpp"
 #include "offsite/transport/in_process.hpp"
 #include "offsite/transport/pump.hpp"

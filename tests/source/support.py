@@ -12,7 +12,9 @@ BUILD = Path(os.environ.get("OFFSITE_BUILD_ROOT", ROOT / "build-tests"))
 INCLUDE = ROOT / "include"
 
 # Headers that ask for more than offsite.hpp does: not part of it.
-OPTIONAL_HEADERS = {"offsite/blocks/torch_module.hpp", "offsite/federation/sqlite_journal.hpp"}
+OPTIONAL_HEADERS = {"offsite/blocks/torch_module.hpp", "offsite/federation/sqlite_journal.hpp",
+                    "offsite/transport/frame_hub.hpp", "offsite/transport/frame_stream.hpp", "offsite/transport/grpc.hpp",
+                    "offsite/transport/grpc_client.hpp", "offsite/transport/grpc_options.hpp", "offsite/transport/grpc_owner.hpp"}
 
 
 def headers():

@@ -1,0 +1,99 @@
+#pragma once
+#include <grpcpp/client_context.h>
+#include <grpcpp/generic/async_generic_service.h>
+#include <grpcpp/server_context.h>
+#include <grpcpp/support/byte_buffer.h>
+#include <grpcpp/support/client_callback.h>
+#include <grpcpp/support/status.h>
+
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <string>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "offsite/transport/transport.hpp"
+
+/// Frames over gRPC streams of bytes. A frame travels as pieces of at most `kPiece` bytes, each one gRPC message; the
+/// first begins with the frame's length, eight bytes, little-endian. So a receiver knows what a frame takes before it
+/// takes it, and lets the sender wait: by not reading, which HTTP/2's flow control passes on.
+namespace offsite::detail {
+
+using Milliseconds = std::chrono::milliseconds;
+using Instant = std::chrono::steady_clock::time_point;
+
+/// Most bytes of a frame in one gRPC message.
+inline constexpr std::size_t kPiece = 256 << 10;
+inline constexpr std::size_t kLengthBytes = 8;
+/// Most bytes of one gRPC message.
+inline constexpr int kMostPiece = static_cast<int>(kPiece + kLengthBytes);
+
+/// What one end may hold of frames that were read and not taken, or are to be sent; one frame more of each at most.
+struct FrameLimits {
+  std::uint64_t most_frame = kMostFrame;  ///< that a peer may send
+  std::uint64_t inbox = 16 << 20;         ///< of all peers together
+  std::uint64_t inbox_of_peer = 4 << 20;  ///< before no more of this peer is read
+  std::uint64_t outbox = 16 << 20;  ///< of all peers together, before frames wait that could ask for more
+  std::uint64_t outbox_of_peer = 4 << 20;              ///< of one, likewise
+  std::uint64_t most_outbox = kMostFrame + (8 << 20);  ///< of one; frames beyond are lost
+};
+
+template <class Reactor>
+class FrameHub;
+
+/// One stream: a gRPC reactor whose state the hub guards. Everything that gRPC lets one do to a stream is done by one
+/// thread at a time (see `FrameHub::drive`), so nothing is started after its end.
+template <class Reactor>
+class FrameStream : public Reactor, public std::enable_shared_from_this<FrameStream<Reactor>> {
+ public:
+  static constexpr bool kServer = std::is_same_v<Reactor, grpc::ServerGenericBidiReactor>;
+  using Context = std::conditional_t<kServer, grpc::CallbackServerContext, grpc::ClientContext>;
+
+  FrameStream(std::shared_ptr<FrameHub<Reactor>> hub, Context* context, std::string peer)
+      : hub_(std::move(hub)), context_(context), peer_(std::move(peer)) {}
+
+  [[nodiscard]] const std::string& peer() const { return peer_; }
+
+  void OnReadDone(bool good) override { hub_->read_done(*this, good); }
+  void OnWriteDone(bool good) override { hub_->write_done(*this, good); }
+
+ protected:
+  friend class FrameHub<Reactor>;
+
+  std::shared_ptr<FrameHub<Reactor>> hub_;
+  std::shared_ptr<FrameStream> self_;  // until gRPC is done with it
+  Context* context_;
+  std::string peer_;
+
+  // Reading
+  grpc::ByteBuffer incoming_;
+  std::vector<std::byte> partial_;  // touched without the lock by who reads
+  std::uint64_t expected_ = 0;      // bytes of the frame that is being read; 0 between frames
+  bool reading_ = false, admitted_ = false, waiting_ = false;
+  Instant progress_{};  // the last piece
+  std::deque<std::vector<std::byte>> ready_;
+  std::uint64_t ready_bytes_ = 0;
+
+  // Writing
+  std::deque<grpc::ByteBuffer> outbound_;
+  std::uint64_t outbound_bytes_ = 0;
+  grpc::ByteBuffer outgoing_;
+  std::uint64_t outgoing_bytes_ = 0;
+  bool writing_ = false;
+  Instant written_{};  // the beginning of the write that is under way
+
+  // The end
+  bool closing_ = false;  // what is queued is still sent, then the stream is half closed
+  bool half_closed_ = false;
+  bool ending_ = false;    // nothing more is sent or read
+  bool cancel_ = false;    // by gRPC's cancellation, which reaches the peer at once
+  bool finished_ = false;  // gRPC was told
+  bool driving_ = false;
+  grpc::Status status_;  // that the server ends with
+};
+
+}  // namespace offsite::detail
