@@ -28,7 +28,7 @@ enum class WeightLayout : std::uint8_t {
 /// float32 where the values are bfloat16, and a strided slice of a larger one.
 struct Linear {
   at::Tensor weight;
-  at::Tensor bias;  ///< (out) or undefined
+  at::Tensor bias{};  ///< (out) or undefined
   WeightLayout layout = WeightLayout::kOutIn;
   LowRank low_rank{};            ///< a trained change on top; models need not know of it
   BottleneckLayer bottleneck{};  ///< a trained network behind; likewise
