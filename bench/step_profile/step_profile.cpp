@@ -1,0 +1,49 @@
+// Where does a client's training step go? Prints the budget of its processor time, its products, page faults and memory.
+//   step_profile MODEL [type=bfloat16] [batch=16] [steps=10] [warm=3] [vary=0] [threads=2] [data=DIR]
+//                      [bottom=2] [emulator=4] [top=2] [keep=1]
+// MODEL is a model folder, or gpt2-small for that shape with random weights. `data` holds sciq/train.json and
+// tokenizers/gpt2: the samples' lengths come from there. vary=1 gives every step other samples, and so other lengths;
+// keep=0 leaves the allocator as it is.
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+
+#include "common.hpp"
+#include "offsite/core/process.hpp"
+#include "offsite/io/model_folder.hpp"
+#include "step_profile/families.hpp"
+
+int main(int argc, char** argv) {
+  using namespace bench;
+  try {
+    const Arguments arguments(argc, argv,
+                              {{"model", ""},
+                               {"type", "bfloat16"},
+                               {"batch", "16"},
+                               {"steps", "10"},
+                               {"warm", "3"},
+                               {"vary", "0"},
+                               {"threads", "2"},
+                               {"data", ""},
+                               {"bottom", "2"},
+                               {"emulator", "4"},
+                               {"top", "2"},
+                               {"keep", "1"}});
+    const auto& model = arguments.text("model");
+    offsite::require(!model.empty(),
+                     "step_profile wants a model folder or gpt2-small; see the head of its file");
+    if (arguments.number("keep") != 0) offsite::keep_freed_memory();
+    watch_allocations();
+    at::globalContext().setFlushDenormal(true);
+    at::set_num_threads(static_cast<int>(arguments.number("threads")));
+    const auto type = model == "gpt2-small" ? "gpt2" : offsite::model_type_of(model);
+    for (const auto* family : kFamilies)
+      if (family->reads(type)) {
+        family->profile(arguments);
+        return 0;
+      }
+    offsite::require(false, "{} is of model type {}, which is not known", model, type);
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
