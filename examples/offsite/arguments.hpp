@@ -110,13 +110,14 @@ struct PlugInCommand {
   Path model;
   std::vector<Path> updates;
   std::string aggregate = "fedavg";
-  std::string as = "merged";  ///< or "peft": a folder of factors beside the model
+  std::string as = "merged";  ///< or "peft": a folder of modules to put on the model
   OutArguments out;
 };
 
 struct EvaluateCommand {
   CommonArguments common;
   Path model, offer, update, shared_from;
+  Path peft_folder;  ///< modules to put on the model; empty = none
   DataArguments data;
   std::int64_t batch_tokens = 4096;
   Path predictions;  ///< JSON lines, one a question; empty = nowhere
@@ -124,7 +125,7 @@ struct EvaluateCommand {
 
 struct CompareCommand {
   CommonArguments common;
-  Path model;
+  Path model, peft_folder;
   SplitArguments split;
   DataArguments data;
   TrainArguments training;
@@ -134,12 +135,12 @@ struct CompareCommand {
 
 struct ScoreCommand {
   CommonArguments common;
-  Path model, text;
+  Path model, peft_folder, text;
 };
 
 struct GenerateCommand {
   CommonArguments common;
-  Path model;
+  Path model, peft_folder;
   std::string prompt;
   std::int64_t max_new_tokens = 64;
 };

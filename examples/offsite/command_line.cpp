@@ -48,6 +48,13 @@ void add_data(CLI::App& app, DataArguments& data, bool required) {
       ->type_name("N");
 }
 
+void add_peft_folder(CLI::App& app, Path& folder) {
+  app.add_option("--peft-folder", folder,
+                 "put these modules on the model: a LoRA folder of PEFT, or what plug-in --as peft wrote")
+      ->type_name("DIR")
+      ->needs(app.get_option("--model"));
+}
+
 void add_split(CLI::App& app, SplitArguments& split) {
   auto* bottom = app.add_option("--bottom", split.bottom, "trained blocks next to the embedding")
                      ->type_name("N")
@@ -72,8 +79,9 @@ void add_split(CLI::App& app, SplitArguments& split) {
   auto& peft = split.peft;
   app.add_option(
          "--peft", peft.policy,
-         "what trains in the adapter blocks: whole_blocks, lora or bitfit, or such as 'lora paper' or "
-         "'bottom: lora rank=4; top: whole_blocks'. The owner starts the factors; clients follow the offer")
+         "what trains in the adapter blocks: whole_blocks, lora, bottleneck or bitfit, or such as "
+         "'lora paper' or 'bottom: lora rank=4; top: whole_blocks'. The owner starts the modules; clients "
+         "follow the offer")
       ->type_name("POLICY")
       ->capture_default_str();
   app.add_option("--rank", peft.rank, "LoRA's rank (8)")->type_name("N");

@@ -9,6 +9,7 @@ namespace program {
 
 void add_common(CLI::App& app, CommonArguments& common);
 void add_data(CLI::App& app, DataArguments& data, bool required);
+void add_peft_folder(CLI::App& app, Path& folder);
 void add_split(CLI::App& app, SplitArguments& split);
 void add_training(CLI::App& app, TrainArguments& training);
 void add_out(CLI::App& app, OutArguments& out, const char* what, bool can_resume);

@@ -12,6 +12,7 @@ void add_compare_command(CLI::App& program) {
       "fine-tuned, plug-in, full fine-tuning");
   auto command = std::make_shared<CompareCommand>();
   app->add_option("--model", command->model, "model folder")->type_name("DIR")->required();
+  add_peft_folder(*app, command->peft_folder);
   add_split(*app, command->split);
   add_data(*app, command->data, true);
   add_training(*app, command->training);

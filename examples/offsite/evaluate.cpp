@@ -12,6 +12,7 @@ void add_evaluate_command(CLI::App& program) {
       "Accuracy, length-normalised accuracy, loss and perplexity of a model or an offer on a task");
   auto command = std::make_shared<EvaluateCommand>();
   auto* model = app->add_option("--model", command->model, "model folder")->type_name("DIR");
+  add_peft_folder(*app, command->peft_folder);
   auto* offer = app->add_option("--offer", command->offer, "offer folder: scores the emulator")
                     ->type_name("DIR")
                     ->excludes(model);

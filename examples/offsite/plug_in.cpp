@@ -23,9 +23,9 @@ void add_plug_in_command(CLI::App& program) {
          "of factors is not")
       ->type_name("NAME")
       ->capture_default_str();
-  app->add_option(
-         "--as", command->as,
-         "merged: a whole model; peft: the LoRA factors alone, as a folder that PEFT puts on the model")
+  app->add_option("--as", command->as,
+                  "merged: a whole model; peft: the modules alone, as a folder for --peft-folder, and for "
+                  "PEFT if they are LoRA's; bottlenecks can be written in no other way")
       ->type_name("FORM")
       ->check(CLI::IsMember({"merged", "peft"}))
       ->capture_default_str();

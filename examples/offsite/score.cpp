@@ -10,6 +10,7 @@ void add_score_command(CLI::App& program) {
       program.add_subcommand("score", "Log-probability of each token of each line of a text, as JSON lines");
   auto command = std::make_shared<ScoreCommand>();
   app->add_option("--model", command->model, "model folder")->type_name("DIR")->required();
+  add_peft_folder(*app, command->peft_folder);
   app->add_option("--text", command->text, "text file; each line is scored by itself")
       ->type_name("FILE")
       ->required();

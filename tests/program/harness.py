@@ -14,7 +14,11 @@ ROOT = Path(os.environ.get("OFFSITE_SOURCE_ROOT", Path(__file__).resolve().paren
 BUILD = Path(os.environ.get("OFFSITE_BUILD_ROOT", ROOT / "build-tests"))
 PROGRAM = BUILD / "examples/offsite"
 DATA = Path(os.environ.get("OFFSITE_DATA", ROOT / "../shared/data"))
+# Sanitized programs are slow: what only makes a run larger is left to the optimised ones.
+SANITIZED = any(option["name"] == "b_sanitize" and option["value"] not in ("none", [])
+                for option in json.loads((BUILD / "meson-info/intro-buildoptions.json").read_text()))
 TESTS = []
+MADE, MADE_HERE = {}, tempfile.TemporaryDirectory(prefix="offsite-test-")
 
 
 class Skip(Exception):
@@ -64,9 +68,27 @@ def refuses(*words, status, says):
     return result
 
 
+def made_once(folder, key, make):
+    """What `make(folder)` writes into an empty folder, made once for all that name this key, and copied."""
+    if key not in MADE:
+        MADE[key] = Path(MADE_HERE.name) / str(len(MADE))
+        MADE[key].mkdir()
+        make(MADE[key])
+    shutil.copytree(MADE[key], folder, dirs_exist_ok=True)
+    return Path(folder)
+
+
+def random_model(folder, model_type, seed=1, **fields):
+    """A model folder of random weights, without a tokenizer."""
+    words = (model_type, str(seed), json.dumps(fields))
+    return made_once(folder, words, lambda here: subprocess.run([str(BUILD / "tests/random_model"), str(here), *words], check=True,
+                                                                capture_output=True))
+
+
 def make_model(folder, layers=6, width=32, heads=4, vocabulary=467, context=128, seed=1, tokenizer=True):
-    subprocess.run([str(BUILD / "tests/random_gpt2"), str(folder), *map(str, (width, layers, heads, vocabulary, context, seed))],
-                   check=True, capture_output=True)
+    """A small GPT-2, with a tokenizer."""
+    random_model(folder, "gpt2", seed, n_layer=layers, n_embd=width, n_head=heads, vocab_size=vocabulary, n_positions=context,
+                 bos_token_id=vocabulary - 1, eos_token_id=vocabulary - 1)
     if tokenizer:
         for name in ("vocab.json", "merges.txt"):
             shutil.copy(ROOT / "tests/golden/tokenizer" / name, Path(folder) / name)

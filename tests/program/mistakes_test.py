@@ -7,16 +7,19 @@ import signal
 import subprocess
 import time
 
-from harness import PROGRAM, ROOT, Skip, main, make_model, offsite, questions, refuses, tensors, test, tree, write_rows, write_tensors
+from harness import PROGRAM, ROOT, SANITIZED, Skip, made_once, main, make_model, offsite, questions, refuses, tensors, test, tree, write_rows, write_tensors
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 
 
 def setup(folder):
-    model = make_model(folder / "model")
-    data = questions(folder / "q.jsonl", 8)
-    offsite("split", "--model", model, *SPLIT, "--out", folder / "offer")
-    return model, data
+    def make(here):
+        model = make_model(here / "model")
+        questions(here / "q.jsonl", 8)
+        offsite("split", "--model", model, *SPLIT, "--out", here / "offer")
+
+    made_once(folder, "setup", make)
+    return folder / "model", folder / "q.jsonl"
 
 
 def train(folder, data, *more):
@@ -238,7 +241,7 @@ def full_disk(folder):
 def interrupted(folder):
     """an interrupted run leaves a checkpoint; resumed it ends with the same bits as one that was not"""
     model, data = setup(folder)
-    long = ("--max-steps", 400, "--dtype", "float32", "--learning-rate", 1e-3)
+    long = ("--max-steps", 60 if SANITIZED else 400, "--dtype", "float32", "--learning-rate", 1e-3)
     words = ("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *long)
     offsite(*words, "--out", folder / "whole")
     running = subprocess.Popen([PROGRAM, *map(str, words), "--out", folder / "cut", "--save-steps", "3"], stderr=subprocess.PIPE, text=True)

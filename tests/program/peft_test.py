@@ -1,7 +1,7 @@
 """Adapter policies on the command line: the owner chooses and starts them, clients follow the offer."""
 import json
 
-from harness import main, make_model, offsite, questions, refuses, tensors, test
+from harness import made_once, main, make_model, offsite, questions, refuses, tensors, test
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 TRAIN = ("--learning-rate", 1e-2, "--num-epochs", 2, "--batch-size", 4, "--dtype", "float32")
@@ -15,8 +15,12 @@ POLICIES = {
 
 
 def update_of(folder, model, data, policy, training=TRAIN):
-    offsite("split", "--model", model, *SPLIT, *policy, "--out", folder / "offer")
-    offsite("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *training, "--out", folder / "update")
+    """Offer and update of a client. All models of this file are the same."""
+    def make(here):
+        offsite("split", "--model", model, *SPLIT, *policy, "--out", here / "offer")
+        offsite("train", "--offer", here / "offer", "--task", "choices", "--data", data, *training, "--out", here / "update")
+
+    made_once(folder, (policy, training, data.read_text()), make)
     return folder / "update"
 
 
@@ -93,6 +97,40 @@ def merged_mean(folder):
 
 
 @test
+def folders_on_the_model(folder):
+    """--peft-folder puts factors or networks on the model: evaluate, score and generate see what was trained"""
+    model, data = make_model(folder / "model"), questions(folder / "train.jsonl")
+    task = ("--task", "choices", "--data", data)
+    (folder / "t.txt").write_text("The sign says red.\n")
+    plain = offsite("score", "--model", model, "--text", folder / "t.txt").json["loss"]
+    for name, policy in (("dora", POLICIES["dora"]), ("bottleneck", ("--peft", "bottleneck width=4 dropout=0.1"))):
+        here = folder / name
+        here.mkdir()
+        update = update_of(here, model, data, policy)
+        plug_in = ("plug-in", "--model", model, "--update", update)
+        offsite(*plug_in, "--as", "peft", "--out", here / "modules")
+        on_top = ("--model", model, "--peft-folder", here / "modules")
+        loss = offsite("evaluate", *on_top, *task).json["loss"]
+        assert loss < offsite("evaluate", "--model", model, *task).json["loss"] - 0.05
+        assert offsite("score", *on_top, "--text", folder / "t.txt").json["loss"] != plain
+        text = offsite("generate", *on_top, "--prompt", "The", "--max-new-tokens", 8).json["ids"]
+        if name == "dora":
+            offsite(*plug_in, "--out", here / "merged")
+            assert abs(offsite("evaluate", "--model", here / "merged", *task).json["loss"] - loss) < 1e-4
+            assert offsite("generate", "--model", here / "merged", "--prompt", "The", "--max-new-tokens", 8).json["ids"] == text
+            # A model that is to be cut gets them merged.
+            rows = offsite("compare", *on_top, *SPLIT, *task, "--eval-data", data, *TRAIN, "--skip-full").json["rows"]
+            assert abs(rows[0]["loss"] - loss) < 1e-4, (rows, loss)
+        else:
+            refuses(*plug_in, "--out", here / "merged", status=2, says="cannot be merged into the weights: .* --as peft")
+            refuses("compare", *on_top, *SPLIT, *task, "--eval-data", data, status=2, says="bottlenecks cannot be merged")
+    refuses("evaluate", "--offer", folder / "dora/offer", "--peft-folder", folder / "dora/modules", *task, status=2,
+            says="--peft-folder requires --model")
+    refuses("evaluate", "--model", model, "--peft-folder", folder / "dora/merged", *task, status=2,
+            says="adapter_config.json")
+
+
+@test
 def compare(folder):
     """compare gives the five rows with LoRA too"""
     model, data = make_model(folder / "model"), questions(folder / "train.jsonl", 8)
@@ -112,10 +150,12 @@ def mistakes(folder):
     split("settings of LoRA were given, but --peft is whole_blocks", "--rank", 4)
     split("the adapter policy is 'magic', but there are", "--peft", "magic")
     split("LoRA's rank is 0", "--peft", "lora", "--rank", 0)
+    split("--peft is 'bottom: bottleneck .*what is trained beside a bottleneck could not be written", "--peft",
+          "bottom: bottleneck; top: lora")
     split("the target 'q_proj' names no linear layer", "--peft", "lora", "--targets", "q_proj")
     update = update_of(folder, model, data, POLICIES["bitfit"])
     refuses("plug-in", "--model", model, "--update", update, "--as", "peft", "--out", folder / "no", status=2,
-            says="--as peft writes the factors of one LoRA policy, but the update's is 'bitfit norms'")
+            says="--as peft writes the modules of one LoRA or bottleneck policy, but the update's is 'bitfit norms'")
 
 
 main()

@@ -2,19 +2,22 @@
 import json
 import struct
 
-from harness import DATA, main, make_model, need, offsite, questions, tensors, test, tree, write_rows
+from harness import SANITIZED, made_once, main, make_model, need, offsite, questions, tensors, test, tree, write_rows
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 TRAIN = ("--learning-rate", 1e-2, "--num-epochs", 3, "--batch-size", 4, "--dtype", "float32")
 
 
 def small_round(folder):
-    model = make_model(folder / "model")
-    data = questions(folder / "train.jsonl")
-    offsite("split", "--model", model, *SPLIT, "--out", folder / "offer")
-    offsite("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *TRAIN, "--out", folder / "update")
-    offsite("plug-in", "--model", model, "--update", folder / "update", "--out", folder / "plugged")
-    return model, data
+    def make(here):
+        model = make_model(here / "model")
+        data = questions(here / "train.jsonl")
+        offsite("split", "--model", model, *SPLIT, "--out", here / "offer")
+        offsite("train", "--offer", here / "offer", "--task", "choices", "--data", data, *TRAIN, "--out", here / "update")
+        offsite("plug-in", "--model", model, "--update", here / "update", "--out", here / "plugged")
+
+    made_once(folder, "round", make)
+    return folder / "model", folder / "train.jsonl"
 
 
 @test
@@ -176,29 +179,32 @@ def all_of_sciq(folder):
     data = need("sciq/train.json")
     for name in ("encoder.json", "vocab.bpe"):
         (folder / name).write_bytes(need(f"tokenizers/gpt2/{name}").read_bytes())
-    result = offsite("tokenize", "--model", folder, "--task", "sciq", "--data", data)
-    assert result.json["rows"] == 11679
-    assert len(result.out.splitlines()) == 11679
+    rows = 500 if SANITIZED else 11679
+    result = offsite("tokenize", "--model", folder, "--task", "sciq", "--data", data, *(("--limit", rows) if SANITIZED else ()))
+    assert result.json["rows"] == rows
+    assert len(result.out.splitlines()) == rows
 
 
 @test
 def tutorial_setting(folder):
     """the setting of FATE-LLM's tutorial: GPT-2-small's shape, SciQ, bottom 1, emulator 4, top 1, batch 1, --limit 100"""
     train, held_out = need("sciq/train.json"), need("sciq/test.json")
-    model = make_model(folder / "model", layers=12, width=768, heads=12, vocabulary=50257, context=1024, tokenizer=False)
+    width, steps = (48, 5) if SANITIZED else (768, 100)
+    model = make_model(folder / "model", layers=12, width=width, heads=12, vocabulary=50257, context=1024, tokenizer=False)
     for name in ("encoder.json", "vocab.bpe"):
         (model / name).write_bytes(need(f"tokenizers/gpt2/{name}").read_bytes())
     threads = ("--threads", 2)
     offsite("split", "--model", model, "--bottom", 1, "--emulator", 4, "--top", 1, "--out", folder / "offer")
-    update = offsite("train", "--offer", folder / "offer", "--task", "sciq", "--data", train, "--limit", 100, "--batch-size", 1,
+    update = offsite("train", "--offer", folder / "offer", "--task", "sciq", "--data", train, "--limit", steps, "--batch-size", 1,
                      "--learning-rate", 5e-5, "--num-epochs", 1, "--out", folder / "update", *threads).json
-    assert update["steps"] == 100 and update["samples"] == 100
+    assert update["steps"] == steps and update["samples"] == steps
     offsite("plug-in", "--model", model, "--update", folder / "update", "--out", folder / "plugged")
     rows = ("--task", "sciq", "--data", held_out, "--limit", 20, *threads)
     before = offsite("evaluate", "--model", model, *rows).json
     after = offsite("evaluate", "--model", folder / "plugged", *rows).json
     assert before["examples"] == after["examples"] == 20
-    assert after["loss"] < before["loss"] - 0.03, (before, after)  # weights are random, steps 100: a beginning
+    # Weights are random, steps 100: a beginning.
+    assert SANITIZED or after["loss"] < before["loss"] - 0.03, (before, after)
 
 
 main()

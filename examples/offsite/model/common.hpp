@@ -10,7 +10,6 @@
 #include <string>
 #include <vector>
 
-#include "offsite/adapters/any_adapter.hpp"
 #include "offsite/arguments.hpp"
 #include "offsite/blocks/cast.hpp"
 #include "offsite/data/any_task.hpp"
@@ -166,9 +165,7 @@ MultipleChoiceScores score(const Session& session, Model& model, const Evaluatio
 }
 
 inline void put_scores(Json& json, const Scores& scores) {
-  const auto number = [](const std::optional<double>& value) {
-    return value ? Json(*value) : Json();
-  };
+  const auto number = [](const std::optional<double>& value) { return value ? Json(*value) : Json(); };
   json["accuracy"] = number(scores.accuracy);
   json["accuracy_norm"] = number(scores.accuracy_norm);
   json["loss"] = scores.loss;
@@ -185,35 +182,6 @@ inline std::vector<Cell> score_cells(std::string name, const Scores& scores) {
 }
 inline Table score_table(std::string what) {
   return Table({std::move(what), "accuracy %", "normalised %", "loss", "perplexity"});
-}
-
-/// What trains, as the command line says. \param seed  of new factors, unless the policy names one
-inline PlacedAdapters adapters_of(const PeftArguments& peft, std::uint64_t seed) {
-  auto adapters = PlacedAdapters::parse(peft.policy);
-  require(!peft.emulator || !adapters.emulator,
-          "--peft-emulator was given, but --peft names the emulator already");
-  if (peft.emulator) adapters.emulator = adapters.bottom;
-  bool any = false;
-  const auto complete = [&](AnyAdapter& adapter) {
-    auto* lora = std::get_if<Lora>(&adapter.policy);
-    if (lora == nullptr) return;
-    any = true;
-    if (peft.rank) lora->rank = *peft.rank;
-    if (peft.alpha) lora->alpha = *peft.alpha;
-    if (peft.dropout) lora->dropout = *peft.dropout;
-    if (!peft.targets.empty()) lora->targets = peft.targets;
-    lora->rslora = lora->rslora || peft.rslora;
-    lora->dora = lora->dora || peft.dora;
-    if (peft.policy.find("seed=") == std::string::npos) lora->seed = seed;
-    lora->check();
-  };
-  complete(adapters.bottom);
-  complete(adapters.top);
-  if (adapters.emulator) complete(*adapters.emulator);
-  const bool asks =
-      peft.rank || peft.alpha || peft.dropout || !peft.targets.empty() || peft.rslora || peft.dora;
-  require(any || !asks, "settings of LoRA were given, but --peft is {}", peft.policy);
-  return adapters;
 }
 
 /// A drop rule and the split options for it, as the command line says.

@@ -4,6 +4,7 @@
 #include "offsite/emulator/disclosure.hpp"
 #include "offsite/eval/comparison.hpp"
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
 #include "offsite/model/training.hpp"
 #include "offsite/trainer/full_fine_tuning.hpp"
 #include "offsite/trainer/offsite_tuning.hpp"
@@ -23,7 +24,7 @@ Model& tuned_model(OffsiteTuning<Model, Policies...>& tuned) {
 template <class Model>
 void run_compare(const CompareCommand& command, Session& session) {
   using Access = BlockAccess<Model>;
-  const Model model = load_model<Model>(command.model);
+  const Model model = load_merged<Model>(command.model, command.peft_folder);
   const auto& config = model.config;
   const auto tokenizer = tokenizer_for(command.model, config.vocabulary_size());
   auto options = training_options(session.common(), command.training, config);

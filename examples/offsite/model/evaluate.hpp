@@ -3,6 +3,7 @@
 
 #include "offsite/core/tensors.hpp"
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
 #include "offsite/report/json_lines.hpp"
 #include "offsite/trainer/client.hpp"
 #include "offsite/trainer/offer_folder.hpp"
@@ -31,7 +32,8 @@ template <class Model>
 void run_evaluate(const EvaluateCommand& command, Session& session) {
   require(command.batch_tokens > 0, "--batch-tokens is {}, but it must be positive", command.batch_tokens);
   const auto& folder = command.offer.empty() ? command.model : command.offer;
-  Model model = command.offer.empty() ? load_model<Model>(command.model) : load_emulator<Model>(command);
+  Model model = command.offer.empty() ? load_with_peft<Model>(command.model, command.peft_folder)
+                                      : load_emulator<Model>(command);
   const auto& config = model.config;
   const auto tokenizer = tokenizer_for(folder, config.vocabulary_size());
   auto data = load_evaluation(session, command.data, tokenizer, config.context_length());

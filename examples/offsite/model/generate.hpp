@@ -4,6 +4,7 @@
 
 #include "offsite/eval/generate.hpp"
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
 
 namespace program {
 
@@ -12,7 +13,7 @@ template <class Model>
 void run_generate(const GenerateCommand& command, Session& session) {
   require(command.max_new_tokens > 0, "--max-new-tokens is {}, but it must be positive",
           command.max_new_tokens);
-  Model model = load_model<Model>(command.model);
+  Model model = load_with_peft<Model>(command.model, command.peft_folder);
   const auto tokenizer = tokenizer_for(command.model, model.config.vocabulary_size());
   model = cast_model<BlockAccess<Model>>(std::move(model),
                                          compute_type(session, Precision::kScoring, own_type(model)));

@@ -3,21 +3,39 @@
 
 #include "offsite/aggregation/any_aggregation.hpp"
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
 #include "offsite/model/split.hpp"
 #include "offsite/trainer/offer_folder.hpp"
 #include "offsite/trainer/owner.hpp"
-#include "offsite/trainer/peft_folder.hpp"
 #include "offsite/trainer/returned_update.hpp"
 
 namespace program {
 
-/// The LoRA settings that all blocks which train have in common: what a PEFT folder can hold.
-inline Lora common_lora(const PlacedAdapters& adapters) {
-  const auto* lora = adapters.bottom.lora();
-  const bool same = lora != nullptr && adapters.bottom == adapters.top &&
-                    (!adapters.emulator || adapters.emulator == adapters.bottom);
-  require(same, "--as peft writes the factors of one LoRA policy, but the update's is '{}'", adapters.text());
-  return *lora;
+/// \throws ArgumentError if what the policy trains cannot be written in the form that was asked for.
+inline void check_form(const PlugInCommand& command, const PlacedAdapters& adapters) {
+  if (command.as == "peft") {
+    require(common_policy<Lora>(adapters) != nullptr || common_policy<Bottleneck>(adapters) != nullptr,
+            "--as peft writes the modules of one LoRA or bottleneck policy, but the update's is '{}'",
+            adapters.text());
+    require(command.aggregate != "merged",
+            "--aggregate merged ends in weights, so there are no factors for --as peft");
+  } else {
+    require(!has_bottleneck(adapters),
+            "the update's policy is '{}', whose networks cannot be merged into the weights: write them as a "
+            "folder by --as peft",
+            adapters.text());
+  }
+}
+
+/// Writes the modules of a whole model as a folder.
+template <class Model>
+void save_modules(Model& model, const PlacedAdapters& adapters, const PlugInCommand& command,
+                  StagedFolder::Existing existing) {
+  const auto base = command.model.string();
+  if (const auto* lora = common_policy<Lora>(adapters))
+    save_peft(model, *lora, base, command.out.out, existing);
+  else
+    save_bottleneck(model, *common_policy<Bottleneck>(adapters), base, command.out.out, existing);
 }
 
 /// Aggregates the updates and writes the model with the trained adapters around its original middle.
@@ -35,10 +53,8 @@ void run_plug_in(const PlugInCommand& command, Session& session) {
   const auto& split = folders.front().split();
   const auto adapters =
       offsite::detail::offered_policy(split.adapter_policy, (folders.front().path() / "split.json").string());
-  std::optional<Lora> lora;
-  if (command.as == "peft") lora = common_lora(adapters);
+  check_form(command, adapters);
   const bool merged_mean = command.aggregate == "merged";
-  require(!merged_mean || !lora, "--aggregate merged ends in weights, so there are no factors for --as peft");
   Owner<Model, UniformDrop, AnyAggregation, PlacedAdapters> owner(
       std::move(model), split.plan, AnyAggregation::parse(merged_mean ? "fedavg" : command.aggregate),
       adapters);
@@ -54,9 +70,9 @@ void run_plug_in(const PlugInCommand& command, Session& session) {
   if (command.out.force) options.existing = StagedFolder::kReplace;
   if (!command.out.dry_run)
     writing([&] {
-      if (!lora) return save_model(result.model, command.model, command.out.out, options);
+      if (command.as == "merged") return save_model(result.model, command.model, command.out.out, options);
       auto unmerged = owner.plug_in_unmerged();
-      save_peft(unmerged.model, *lora, command.model.string(), command.out.out, options.existing);
+      save_modules(unmerged.model, adapters, command, options.existing);
     });
   std::printf("%lld tensors changed; rounding lost %.2g %% of the change\n",
               static_cast<long long>(result.tensors_changed), 100 * result.rounding_loss);

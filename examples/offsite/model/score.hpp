@@ -5,6 +5,7 @@
 
 #include "offsite/eval/token_scores.hpp"
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
 #include "offsite/text_lines.hpp"
 
 namespace program {
@@ -12,7 +13,7 @@ namespace program {
 /// Writes the log-probability of each token of each line of a text, as JSON lines on standard output.
 template <class Model>
 void run_score(const ScoreCommand& command, Session& session) {
-  Model model = load_model<Model>(command.model);
+  Model model = load_with_peft<Model>(command.model, command.peft_folder);
   const auto tokenizer = tokenizer_for(command.model, model.config.vocabulary_size());
   model = cast_model<BlockAccess<Model>>(std::move(model),
                                          compute_type(session, Precision::kScoring, own_type(model)));
@@ -42,8 +43,7 @@ void run_score(const ScoreCommand& command, Session& session) {
   }
   session.results["lines"] = lines.size();
   session.results["tokens"] = tokens;
-  session.results["loss"] =
-      scored > 0 ? Json(-sum / static_cast<double>(scored)) : Json();
+  session.results["loss"] = scored > 0 ? Json(-sum / static_cast<double>(scored)) : Json();
 }
 
 }  // namespace program

@@ -3,8 +3,9 @@
 #include <optional>
 
 #include "offsite/model/common.hpp"
+#include "offsite/model/peft.hpp"
+#include "offsite/trainer/offer.hpp"
 #include "offsite/trainer/offer_folder.hpp"
-#include "offsite/trainer/owner.hpp"
 
 namespace program {
 
@@ -13,9 +14,7 @@ inline std::optional<Dtype> file_dtype(const std::string& dtype) {
   return dtype == "bfloat16" ? Dtype::kBF16 : Dtype::kF32;
 }
 
-inline void put_disclosure(Json& json, const DisclosureReport& report) {
-  json.update(report.to_json());
-}
+inline void put_disclosure(Json& json, const DisclosureReport& report) { json.update(report.to_json()); }
 
 /// Cuts a model and writes the offer, unless the disclosure policy refuses it.
 template <class Model>
@@ -23,8 +22,11 @@ void run_split(const SplitCommand& command, Session& session) {
   using Access = BlockAccess<Model>;
   Model model = load_model<Model>(command.model);
   const auto cut = cut_of(command.split, model.config.num_blocks());
-  Owner<Model, AnyDrop, FedAvg, PlacedAdapters> owner(model, cut.options, cut.drop, {},
-                                                      adapters_of(command.split.peft, session.common().seed));
+  const auto adapters = adapters_of(command.split.peft, session.common().seed);
+  check_writable(adapters);
+  // Not by an Owner: the values that it would aggregate are as large as the adapters, and no part of an offer.
+  const auto offer =
+      cut_offer<Access>(model, plan_split(model.config.num_blocks(), cut.options, cut.drop), adapters);
 
   OfferOptions options;
   options.dtype = file_dtype(session.common().dtype);
@@ -38,7 +40,7 @@ void run_split(const SplitCommand& command, Session& session) {
     const auto tokenizer = tokenizer_for(command.model, model.config.vocabulary_size());
     const auto data = load_evaluation(session, command.data, tokenizer, model.config.context_length());
     Model emulator =
-        cast_model<Access>(owner.offer().model, compute_type(session, Precision::kScoring, own_type(model)));
+        cast_model<Access>(offer.model, compute_type(session, Precision::kScoring, own_type(model)));
     const auto scores = score(session, emulator, data, "emulator").scores;
     require(scores.accuracy.has_value(), "--task {} has no choices, so it gives the emulator no score",
             command.data.task);
@@ -48,7 +50,7 @@ void run_split(const SplitCommand& command, Session& session) {
             "--max-emulator-score needs --task and --data to score the emulator by");
   }
 
-  auto prepared = prepare_offer(model, owner.offer(), command.model, options);
+  auto prepared = prepare_offer(model, offer, command.model, options);
   if (!command.out.dry_run) writing([&] { write_offer(prepared, command.model, command.out.out, options); });
   for (const auto& line : prepared.disclosure.lines()) std::printf("%s\n", line.c_str());
   put_disclosure(session.results, prepared.disclosure);
