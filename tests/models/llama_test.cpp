@@ -127,6 +127,41 @@ TEST_CASE("LlamaConfig: the newer spelling is read and written, keeping unknown 
   CHECK_FALSE(changed.to_json().contains("rope_theta"));
 }
 
+TEST_CASE("LlamaConfig: rotary embeddings by type of layer are read where the layers turn alike") {
+  const std::string one = R"({"rope_type": "linear", "rope_theta": 1000.0, "factor": 2.0})",
+                    two = R"({"rope_type": "default", "rope_theta": 1000.0})",
+                    mixed = R"("layer_types": ["full_attention", "sliding_attention", "full_attention"],
+                              "use_sliding_window": true, "sliding_window": 9, )",
+                    full = R"("layer_types": ["full_attention", "full_attention", "full_attention"], )";
+  const auto given = [&](const std::string& types, const std::string& sliding) {
+    return with("{" + types + R"("rope_parameters": {"full_attention": )" + one + sliding + "}}", "qwen3");
+  };
+  for (const auto& json :
+       {given(mixed, R"(, "sliding_attention": )" + one), given("", R"(, "sliding_attention": )" + one),
+        given(full, R"(, "sliding_attention": )" + two), given(full, ""), given("", "")}) {
+    CAPTURE(json.dump());
+    auto c = LlamaConfig::from_json(json);
+    CHECK(c.rope.type == RopeType::kLinear);
+    CHECK(c.rope.theta == 1000);
+    CHECK(c.rope.factor == 2);
+    conformance::check_config<LlamaConfig>(json);
+    CHECK(c.to_json().at("rope_parameters") == json.at("rope_parameters"));
+    c.rope.theta = 77;  // what was changed since is written for each type that is used
+    CHECK(LlamaConfig::from_json(c.to_json()).rope.theta == 77);
+    CHECK(c.to_json().at("rope_parameters").contains("full_attention"));
+  }
+  CHECK(refused(given(mixed, R"(, "sliding_attention": )" + two)) ==
+        "rope_parameters of the model's configuration differs between \"full_attention\" and "
+        "\"sliding_attention\", but "
+        "all layers must turn alike");
+  CHECK(refused(given(mixed, "")) ==
+        "rope_parameters of the model's configuration lacks \"sliding_attention\", which layer_types names");
+  CHECK(refused(given(mixed, R"(, "sliding_attention": null)"))
+            .find("is a JSON null, but it must be an object") != std::string::npos);
+  CHECK(refused(given("", R"(, "sliding_attention": 3)")).find("must be an object") != std::string::npos);
+  CHECK(refused(given(R"("layer_types": [7], )", "")).find("layer_types") != std::string::npos);
+}
+
 TEST_CASE("LlamaConfig: each member of the family has its own defaults and switches") {
   const auto read = [](std::string_view fields, std::string_view type) {
     return LlamaConfig::from_json(with(fields, type));

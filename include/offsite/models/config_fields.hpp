@@ -7,6 +7,12 @@
 
 namespace offsite::detail {
 
+/// A value of a file as messages show it: as JSON in ASCII, its end left out if it is long.
+[[nodiscard]] inline std::string text_of(const Json& value) {
+  auto text = value.dump(-1, Json::Text::kAscii);
+  return text.size() > 60 ? text.substr(0, 57) + "..." : text;
+}
+
 /// Reads the fields of a JSON object, each once, into values of a C++ type; what is absent or null keeps its
 /// default.
 class ConfigFields {
@@ -48,10 +54,8 @@ class ConfigFields {
  private:
   void require_type(const char* name, bool fits, const char* wanted) const {
     if (fits) return;
-    std::string found = json_.at(name).dump(-1, Json::Text::kAscii);
-    if (found.size() > 60) found = found.substr(0, 57) + "...";
-    throw ProtocolError(
-        formatted("{} of the model's configuration is {}, but it must be {}", name, found, wanted));
+    throw ProtocolError(formatted("{} of the model's configuration is {}, but it must be {}", name,
+                                  text_of(json_.at(name)), wanted));
   }
   const Json& json_;
 };

@@ -231,7 +231,7 @@ inline void LlamaConfig::read_windows(const detail::ConfigFields& fields) {
     require<ProtocolError>(window || (text && type.get<std::string>() == "full_attention"),
                            "layer_types of the model's configuration holds {}, but full_attention and "
                            "sliding_attention are all that is supported",
-                           type.dump(-1, Json::Text::kAscii).substr(0, 60));
+                           detail::text_of(type));
     require<ProtocolError>(
         !window || sliding_window > 0,
         "layer_types of the model's configuration holds sliding_attention, but use_sliding_window "

@@ -1,6 +1,7 @@
 #pragma once
 #include <cmath>
 #include <cstdint>
+#include <set>
 #include <string>
 
 #include "offsite/core/error.hpp"
@@ -18,17 +19,10 @@ struct RopeSpelling {
   double default_share = 1;
 };
 
-/// The rotary embedding that a configuration describes: in `rope_parameters`, as newer files do, or in fields of their
-/// own and `rope_scaling`. Values are as they stand there: `RopeOptions::check` says whether they can be.
-/// \param depth    width of one head
-/// \param context  tokens that the model's configuration allows
-/// \throws ProtocolError for a field of the wrong type or an unknown type of embedding.
-[[nodiscard]] inline RopeOptions read_rope(const Json& json, const RopeSpelling& spelling, std::int64_t depth,
-                                           std::int64_t context) {
-  const ConfigFields fields(json);
-  const char* holder = fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
-  const Json none = Json::object();
-  const Json& own = fields.has(holder) ? json.at(holder) : none;
+/// What one object of a configuration, called `holder` there, and the fields beside it say of a rotary embedding.
+[[nodiscard]] inline RopeOptions read_rope_object(const ConfigFields& fields, const Json& own,
+                                                  const std::string& holder, const RopeSpelling& spelling,
+                                                  std::int64_t depth, std::int64_t context) {
   require<ProtocolError>(own.is_object(),
                          "{} of the model's configuration is a JSON {}, but it must be an object", holder,
                          own.type_name());
@@ -85,6 +79,61 @@ struct RopeSpelling {
          a.mscale_all_dim == b.mscale_all_dim && a.truncate == b.truncate;
 }
 
+/// Whether an object holds a rotary embedding for each type of layer, rather than one for all.
+[[nodiscard]] inline bool is_rope_by_layer_type(const Json& own) {
+  if (!own.is_object()) return false;
+  for (const auto& [type, value] : own.items())
+    if (type.ends_with("_attention")) return true;
+  return false;
+}
+
+/// The types of layers that a configuration uses, each once: what `layer_types` names, else all that `own` describes.
+[[nodiscard]] inline std::set<std::string> used_layer_types(const Json& json, const Json& own) {
+  std::set<std::string> used;
+  const auto* types = json.find("layer_types");
+  if (types != nullptr && types->is_array())
+    for (const Json& type : *types) {
+      require<ProtocolError>(type.is_string(),
+                             "layer_types of the model's configuration holds {}, which is no text",
+                             text_of(type));
+      used.insert(type.text());
+    }
+  if (used.empty())
+    for (const auto& [type, value] : own.items()) used.insert(type);
+  return used;
+}
+
+/// The rotary embedding that a configuration describes: in `rope_parameters`, as newer files do, one for all layers or
+/// one for each type of them, or in fields of their own and `rope_scaling`. Values are as they stand there:
+/// `RopeOptions::check` says whether they can be.
+/// \param depth    width of one head
+/// \param context  tokens that the model's configuration allows
+/// \throws ProtocolError for a field of the wrong type, an unknown type of embedding, or layers of which some turn in
+///         another way.
+[[nodiscard]] inline RopeOptions read_rope(const Json& json, const RopeSpelling& spelling, std::int64_t depth,
+                                           std::int64_t context) {
+  const ConfigFields fields(json);
+  const std::string holder = fields.has("rope_scaling") ? "rope_scaling" : "rope_parameters";
+  const Json own = fields.has(holder.c_str()) ? json.at(holder) : Json::object();
+  if (!is_rope_by_layer_type(own)) return read_rope_object(fields, own, holder, spelling, depth, context);
+
+  RopeOptions rope;
+  const auto used = used_layer_types(json, own);
+  for (const auto& type : used) {
+    require<ProtocolError>(own.contains(type),
+                           "{} of the model's configuration lacks {}, which layer_types names", holder,
+                           text_of(type));
+    const auto here =
+        read_rope_object(fields, own.at(type), holder + "[" + text_of(type) + "]", spelling, depth, context);
+    if (type == *used.begin()) rope = here;
+    require<ProtocolError>(
+        same_rope(rope, here),
+        "{} of the model's configuration differs between {} and {}, but all layers must turn alike", holder,
+        text_of(*used.begin()), text_of(type));
+  }
+  return rope;
+}
+
 /// Sets what `read_rope` reads, in the spelling that `json` has; a configuration that says the same stays as it is.
 inline void write_rope(Json& json, const RopeOptions& rope, const RopeSpelling& spelling, std::int64_t depth,
                        std::int64_t context) {
@@ -120,7 +169,11 @@ inline void write_rope(Json& json, const RopeOptions& rope, const RopeSpelling& 
   } else {
     own["rope_theta"] = rope.theta;
     own["partial_rotary_factor"] = share;
-    json["rope_parameters"] = own;
+    Json& held = json["rope_parameters"];
+    if (is_rope_by_layer_type(held))
+      for (const auto& type : used_layer_types(json, held)) held[type] = own;
+    else
+      held = own;
   }
 }
 
