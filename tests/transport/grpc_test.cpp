@@ -1,14 +1,18 @@
 #include "offsite/transport/grpc.hpp"
 
+#include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstddef>
-#include <cstring>
+#include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "transport/raw_client.hpp"
 #include "transport/relay.hpp"
 #include "transport/tls_world.hpp"
 
@@ -260,4 +264,129 @@ TEST_CASE("gRPC transport: keep-alive notices a peer that is silent, on both sid
   REQUIRE(problem.has_value());
   INFO(problem->sentence);
   CHECK(contains(problem->sentence, "gave no sign of life for 2 s"));
+}
+
+TEST_CASE("gRPC transport: 64 MiB that nobody takes are held back, and all of it arrives in the end") {
+  GrpcOwnerTransport owner(owner_options());
+  std::vector<std::unique_ptr<GrpcClientTransport>> clients;
+  for (const auto* name : {"lab-a", "lab-b", "lab-c"})
+    clients.push_back(std::make_unique<GrpcClientTransport>(client_options(owner.port(), name)));
+  for (const auto& client : clients) REQUIRE(connect(owner, *client));
+  constexpr std::size_t kFrames = 22, kBytes = 1 << 20;
+  for (const auto& client : clients)
+    for (unsigned i = 0; i < kFrames; ++i) client->send("owner", frame_of(kBytes, i));
+  std::uint64_t most = 0;
+  for (int i = 0; i < 100; ++i) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    most = std::max(most, owner.held_bytes());
+  }
+  CHECK(most >= 11 * kBytes);  // as much as is let in: 4 MiB of each
+  std::map<std::string, unsigned> arrived;
+  for (std::size_t i = 0; i < 3 * kFrames; ++i) {
+    const auto arrival = await(owner, is(Arrival::Kind::kFrame), kNothing);
+    REQUIRE(arrival.has_value());
+    CHECK(arrival->frame == frame_of(kBytes, arrived[arrival->peer]++));
+    most = std::max(most, owner.held_bytes());
+  }
+  for (const auto& [name, count] : arrived) CHECK(count == kFrames);
+  CHECK(most <= 17 * kBytes);
+  CHECK(owner.held_bytes() == 0);
+}
+
+TEST_CASE("gRPC transport: who asks for much and takes nothing is not served further") {
+  GrpcOwnerTransport owner(owner_options());
+  GrpcClientTransport client(client_options(owner.port(), "lab-a"));
+  REQUIRE(connect(owner, client));
+  constexpr unsigned kAnswers = 48;
+  constexpr std::size_t kBytes = 1 << 20;
+  for (unsigned i = 0; i < kAnswers; ++i) client.send("owner", frame_of(200, i));
+  unsigned answered = 0;
+  const auto answer = [&] {
+    while (const auto arrival = owner.receive(100))
+      if (arrival->kind == Arrival::Kind::kFrame) owner.send("lab-a", frame_of(kBytes, answered++));
+  };
+  answer();
+  CHECK(answered >= 4);
+  CHECK(answered < 30);  // the rest is not even looked at
+  CHECK(owner.held_bytes() <= 5 * kBytes);
+  for (unsigned i = 0; i < kAnswers; ++i) {
+    const auto arrival = await(client, is(Arrival::Kind::kFrame), [&] {
+      if (const auto asked = owner.receive(0); asked && asked->kind == Arrival::Kind::kFrame)
+        owner.send("lab-a", frame_of(kBytes, answered++));
+    });
+    REQUIRE(arrival.has_value());
+    CHECK(arrival->frame == frame_of(kBytes, i));
+  }
+}
+
+TEST_CASE("gRPC transport: peers that keep to no rule are cut off, and named") {
+  auto options = owner_options();
+  options.timing.stall_ms = 500;
+  GrpcOwnerTransport owner(options);
+  const auto text = [](const std::filesystem::path& path) { return detail::read_pem(path, "file"); };
+  const auto trusted = text(world().files("lab-a").authority);
+  const auto credentials = [&](const TlsFiles& files) {
+    return grpc::SslCredentials({trusted, text(files.key), text(files.certificate)});
+  };
+  const auto good = credentials(world().files("lab-a"));
+  std::atomic<bool> over{false};
+  std::thread watching([&] {
+    while (!over) (void)owner.receive(20);
+  });
+  const auto status_of = [&](std::vector<std::string> messages) {
+    return RawClient::send(owner.port(), good, std::move(messages));
+  };
+  SUBCASE("a message longer than a client's may be") {
+    const auto status = status_of({RawClient::beginning(5 << 20, 100)});
+    CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(contains(status.error_message(), "a message of 5242880 bytes"));
+  }
+  SUBCASE("no message, or no length") {
+    CHECK(status_of({RawClient::beginning(0, 1)}).error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(status_of({"short"}).error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(status_of({""}).error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  SUBCASE("more than the message has") {
+    const auto status = status_of({RawClient::beginning(1000, 900), std::string(101, 'x')});
+    CHECK(status.error_code() == grpc::StatusCode::INVALID_ARGUMENT);
+    CHECK(contains(status.error_message(), "a piece of 101 bytes, where 100 are left"));
+  }
+  SUBCASE("nothing more of a message") {
+    const auto status = status_of({RawClient::beginning(1 << 20, 1000)});
+    CHECK(status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED);
+    CHECK(contains(status.error_message(), "sent nothing more of a message that it had begun for 0.5 s"));
+    const auto notices = owner.take_notices();
+    REQUIRE(notices.size() == 1);
+    CHECK(contains(notices[0], "the connection to lab-a was cut: it sent nothing more"));
+  }
+  SUBCASE("a piece that is too large") {
+    CHECK(status_of({RawClient::beginning(4 << 20, 1 << 20)}).error_code() ==
+          grpc::StatusCode::RESOURCE_EXHAUSTED);
+  }
+  SUBCASE("another protocol") {
+    CHECK(RawClient::send(owner.port(), good, {}, "/other/Method").error_code() ==
+          grpc::StatusCode::UNIMPLEMENTED);
+  }
+  SUBCASE("a certificate of another authority, or none, or an owner's") {
+    const TlsWorld other{"lab-a"};
+    const auto stranger = RawClient::send(owner.port(), credentials(other.files("lab-a")), {});
+    CHECK(stranger.error_code() == grpc::StatusCode::UNAVAILABLE);
+    const auto nobody = RawClient::send(owner.port(), grpc::SslCredentials({trusted, "", ""}), {});
+    CHECK(nobody.error_code() == grpc::StatusCode::UNAVAILABLE);
+    const auto owners = RawClient::send(owner.port(), credentials(world().files("owner")), {});
+    CHECK(owners.error_code() == grpc::StatusCode::UNAVAILABLE);
+  }
+  over = true;
+  watching.join();
+  for (int i = 0; i < 1000 && owner.held_bytes() > 0; ++i)
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  CHECK(owner.held_bytes() == 0);
+  GrpcClientTransport client(client_options(owner.port(), "lab-b"));
+  CHECK(await(client, is(Arrival::Kind::kConnected), kNothing));
+}
+
+TEST_CASE("gRPC transport: a client's certificate does not make an owner") {
+  auto options = owner_options();
+  options.credentials = world().files("lab-a");
+  CHECK_THROWS_WITH_AS(GrpcOwnerTransport{options}, doctest::Contains("is not for an owner"), ArgumentError);
 }

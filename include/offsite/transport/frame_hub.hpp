@@ -136,6 +136,12 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     }
   }
 
+  /// Bytes of frames that are here, or were let in, or are to be sent.
+  [[nodiscard]] std::uint64_t held_bytes() {
+    const std::lock_guard lock(mutex_);
+    return reserved_ + outbound_bytes_;
+  }
+
   void notice(std::string sentence) {
     const std::lock_guard lock(mutex_);
     if (notices_.size() < kMostNotices) notices_.push_back(std::move(sentence));
