@@ -24,6 +24,7 @@ void add_compare_command(CLI::App& program);
 void add_score_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_tokenize_command(CLI::App& program);
+void add_certificates_command(CLI::App& program);
 
 /// Refuses an existing `--out` unless it is empty, or may be replaced or gone on with.
 /// \throws offsite::ArgumentError

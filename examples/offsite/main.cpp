@@ -52,6 +52,7 @@ int run(std::vector<std::string> words) {
   program::add_score_command(app);
   program::add_generate_command(app);
   program::add_tokenize_command(app);
+  program::add_certificates_command(app);
   if (words.empty()) {
     std::fputs(app.help().c_str(), stdout);
     return 0;
