@@ -6,8 +6,8 @@
 #include <string>
 #include <thread>
 
-#include "offsite/io/json_value.hpp"
 #include "offsite/arguments.hpp"
+#include "offsite/io/json_value.hpp"
 
 namespace program {
 

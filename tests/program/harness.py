@@ -30,6 +30,11 @@ def test(function):
     return function
 
 
+def test_optimised(function):
+    """A test that would take minutes under sanitizers, or shows them nothing that others do not."""
+    return function if SANITIZED else test(function)
+
+
 def need(name):
     """A file of the real data; without it the test counts as skipped, by name."""
     if not (DATA / name).exists():

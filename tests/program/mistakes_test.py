@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-from harness import PROGRAM, ROOT, SANITIZED, Skip, made_once, main, make_model, offsite, questions, refuses, tensors, test, tree, write_rows, write_tensors
+from harness import PROGRAM, ROOT, SANITIZED, Skip, made_once, main, make_model, offsite, questions, refuses, tensors, test, test_optimised, tree, write_rows, write_tensors
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 
@@ -26,7 +26,7 @@ def train(folder, data, *more):
     return ("train", "--offer", folder / "offer", "--task", "choices", "--data", data, "--max-steps", 2, "--out", folder / "out", *more)
 
 
-@test
+@test_optimised
 def missing_paths(folder):
     """a missing file, folder or argument ends with status 2"""
     model, data = setup(folder)
@@ -40,7 +40,7 @@ def missing_paths(folder):
     assert tree(folder) == before
 
 
-@test
+@test_optimised
 def wrong_names(folder):
     """wrong names of task, schedule, metric, drop rule, aggregation and dtype list the known ones"""
     model, data = setup(folder)
@@ -56,7 +56,7 @@ def wrong_names(folder):
     assert tree(folder) == before
 
 
-@test
+@test_optimised
 def impossible_splits(folder):
     """an emulator larger than the middle, as in FATE's tutorial (18 of a model of 12), says what is left"""
     model = make_model(folder / "model", layers=12)
@@ -94,7 +94,7 @@ def broken_checkpoints(folder):
     assert not (folder / "out").exists()
 
 
-@test
+@test_optimised
 def pickle_only(folder):
     """a folder with only pickle files is refused with the command that converts it"""
     model = make_model(folder / "model")
@@ -102,7 +102,7 @@ def pickle_only(folder):
     refuses("split", "--model", model, *SPLIT, "--out", folder / "out", status=2, says="convert_checkpoint.py")
 
 
-@test
+@test_optimised
 def converted(folder):
     """convert_checkpoint.py makes the same weights of a pickle file, and refuses one that is more than tensors"""
     python = next((p for p in (str(ROOT / ".venv/bin/python"), "python3")
@@ -133,7 +133,7 @@ torch.save(state, {str(model / "pytorch_model.bin")!r})
     assert refused.returncode != 0 and not (model / "model.safetensors").exists(), refused
 
 
-@test
+@test_optimised
 def other_tokenizer(folder):
     """a tokenizer that does not fit the model is refused with both sizes"""
     model = make_model(folder / "model", vocabulary=300)
@@ -193,7 +193,7 @@ def bad_data(folder):
     assert not (folder / "out").exists() and tree(folder / "offer") == before
 
 
-@test
+@test_optimised
 def existing_out(folder):
     """an --out that holds something is refused, and stays as it is, unless --force is given"""
     model, data = setup(folder)
@@ -207,7 +207,7 @@ def existing_out(folder):
     assert "update.safetensors" in tree(folder / "out") and "mine.txt" not in tree(folder / "out")
 
 
-@test
+@test_optimised
 def dry_run(folder):
     """--dry-run checks everything and writes nothing"""
     model, data = setup(folder)
@@ -241,9 +241,9 @@ def full_disk(folder):
 def interrupted(folder):
     """an interrupted run leaves a checkpoint; resumed it ends with the same bits as one that was not"""
     model, data = setup(folder)
-    long = ("--max-steps", 60 if SANITIZED else 400, "--dtype", "float32", "--learning-rate", 1e-3)
+    long = ("--max-steps", 100 if SANITIZED else 400, "--dtype", "float32", "--learning-rate", 1e-3)
     words = ("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *long)
-    offsite(*words, "--out", folder / "whole")
+    offsite(*words, "--out", folder / "whole", "--save-steps", 1000)
     running = subprocess.Popen([PROGRAM, *map(str, words), "--out", folder / "cut", "--save-steps", "3"], stderr=subprocess.PIPE, text=True)
     deadline = time.time() + 60
     while not list((folder / "cut").glob("checkpoints/step-*")) and time.time() < deadline:
@@ -253,7 +253,7 @@ def interrupted(folder):
     assert running.returncode == 1 and "--resume" in err, (running.returncode, err)
     assert not (folder / "cut/update.safetensors").exists()
     refuses(*words, "--out", folder / "cut", status=2, says="not empty")
-    offsite(*words, "--out", folder / "cut", "--save-steps", 3, "--resume")
+    offsite(*words, "--out", folder / "cut", "--save-steps", 1000, "--resume")
     assert tensors(folder / "cut/update.safetensors") == tensors(folder / "whole/update.safetensors")
 
 

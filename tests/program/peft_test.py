@@ -1,7 +1,7 @@
 """Adapter policies on the command line: the owner chooses and starts them, clients follow the offer."""
 import json
 
-from harness import made_once, main, make_model, offsite, questions, refuses, tensors, test
+from harness import made_once, main, make_model, offsite, questions, refuses, tensors, test, test_optimised
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 TRAIN = ("--learning-rate", 1e-2, "--num-epochs", 2, "--batch-size", 4, "--dtype", "float32")
@@ -24,7 +24,7 @@ def update_of(folder, model, data, policy, training=TRAIN):
     return folder / "update"
 
 
-@test
+@test_optimised
 def rounds(folder):
     """split, train, plug-in and evaluate work with every policy; only what it names has changed"""
     model, data = make_model(folder / "model"), questions(folder / "train.jsonl")
@@ -132,14 +132,15 @@ def folders_on_the_model(folder):
 
 @test
 def compare(folder):
-    """compare gives the five rows with LoRA too"""
+    """compare gives the five rows with LoRA too, and with a bottleneck beside it, which no folder holds"""
     model, data = make_model(folder / "model"), questions(folder / "train.jsonl", 8)
-    rows = offsite("compare", "--model", model, *SPLIT, *POLICIES["lora"], "--task", "choices", "--data", data, "--eval-data",
-                   data, *TRAIN).json["rows"]
-    assert len(rows) == 5
+    for policy in (POLICIES["lora"], ("--peft", "bottom: bottleneck width=4; top: lora rank=2")):
+        rows = offsite("compare", "--model", model, *SPLIT, *policy, "--task", "choices", "--data", data, "--eval-data", data,
+                       *TRAIN).json["rows"]
+        assert len(rows) == 5 and rows[2]["loss"] < rows[1]["loss"]
 
 
-@test
+@test_optimised
 def mistakes(folder):
     """settings that do not fit give one sentence"""
     model, data = make_model(folder / "model"), questions(folder / "train.jsonl", 4)

@@ -2,10 +2,10 @@
 import json
 import math
 
-from harness import PROGRAM, main, make_model, need, offsite, questions, refuses, test, tree
+from harness import PROGRAM, main, make_model, need, offsite, questions, refuses, test, test_optimised, tree
 
 
-@test
+@test_optimised
 def help_texts(folder):
     """--help of the program and of every subcommand, and --version"""
     text = offsite("--help").out
@@ -73,7 +73,7 @@ def configuration(folder):
     refuses("inspect", model, "--config", folder / "none.toml", status=2, says="none.toml")
 
 
-@test
+@test_optimised
 def streams(folder):
     """results go to standard output, all else to standard error; --quiet leaves errors only"""
     model = make_model(folder / "model")

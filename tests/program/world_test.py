@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-from harness import PROGRAM, ROOT, SANITIZED, main, offsite, test
+from harness import PROGRAM, ROOT, main, test, test_optimised
 
 WORLD = ROOT / "examples/data/world"
 
@@ -27,8 +27,7 @@ def small(folder):
     assert sum(p.stat().st_size for p in (ROOT / "examples/data").rglob("*") if p.is_file()) <= 8_000_000
 
 
-# Under sanitizers it would take minutes, and what it runs does so in other tests.
-@(lambda function: function if SANITIZED else test(function))
+@test_optimised
 def quickstart(folder):
     """the quickstart runs to its end, and the five rows stand in the order that offsite tuning promises"""
     done = subprocess.run(["bash", str(ROOT / "examples/quickstart.sh")], capture_output=True, text=True, timeout=600,
