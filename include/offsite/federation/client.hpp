@@ -123,6 +123,8 @@ class Client {
     }
     return "is at its end";
   }
+  /// SHA-256 of the final adapters, in the journal once it is at its end; empty before the owner's goodbye.
+  [[nodiscard]] const std::string& final_adapters() const { return goodbye_.global.sha256; }
   /// Bytes here and wanted of what is being fetched.
   [[nodiscard]] std::pair<std::uint64_t, std::uint64_t> progress() const {
     return {download_.bytes_here(), download_.bytes_wanted()};

@@ -255,4 +255,17 @@ class SqliteJournal {
 
 static_assert(Journal<SqliteJournal>);
 
+/// The records of a journal that another process may be writing. \throws ArgumentError if there is none.
+[[nodiscard]] inline std::vector<Record> read_records(const std::filesystem::path& folder) {
+  std::error_code unseen;
+  require(std::filesystem::is_regular_file(folder / "journal.sqlite", unseen),
+          "{} holds no journal of a federation", folder.string());
+  detail::Database database(folder / "journal.sqlite");
+  std::vector<Record> records;
+  database.run("SELECT kind, fields FROM record ORDER BY id", {}, [&](auto column) {
+    records.push_back({column(0), parse_json(column(1), "a record of the journal in " + folder.string())});
+  });
+  return records;
+}
+
 }  // namespace offsite::federation
