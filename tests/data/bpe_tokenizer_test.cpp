@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "data/json_patch.hpp"
+#include "data/prompt_vectors.hpp"
 #include "offsite/core/random.hpp"
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
@@ -105,15 +106,7 @@ TEST_CASE("BpeTokenizer: every vector of other projects for GPT-2") {
     for (const auto& entry : published.at(model))
       check(entry.at("text").get<std::string>(), entry.at("ids").get<Ids>());
 
-  const std::string lines = support::read_file(support::data("tokenizer_vectors/ggml_prompts/gpt-2.txt"));
-  for (std::size_t begin = 0; begin < lines.size();) {
-    const std::size_t end = std::min(lines.find('\n', begin), lines.size());
-    const std::string line = lines.substr(begin, end - begin);
-    begin = end + 1;
-    const std::size_t arrow = line.rfind(" => ");
-    if (arrow == line.npos) continue;
-    check(line.substr(0, arrow), offsite::parse_json("[" + line.substr(arrow + 4) + "]", "ids").get<Ids>());
-  }
+  for_each_prompt("gpt-2.txt", check);
   CHECK(vectors == 46 + 2 * 26 + 100);
 }
 

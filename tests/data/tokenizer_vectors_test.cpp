@@ -1,6 +1,7 @@
 // Texts and ids that other projects' tests expect, with the vocabularies they were published with.
 #include <optional>
 
+#include "data/prompt_vectors.hpp"
 #include "data/sentence_piece_model.hpp"
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
@@ -8,23 +9,6 @@
 namespace {
 
 using Ids = std::vector<std::int32_t>;
-
-/// Calls `use(text, ids)` for each line `text => id,id,...`.
-template <class Use>
-int for_each_prompt(std::string_view name, Use&& use) {
-  const std::string lines = support::read_file(support::data("tokenizer_vectors/ggml_prompts") / name);
-  int count = 0;
-  for (std::size_t begin = 0; begin < lines.size();) {
-    const std::size_t end = std::min(lines.find('\n', begin), lines.size());
-    const std::string line = lines.substr(begin, end - begin);
-    begin = end + 1;
-    const std::size_t arrow = line.rfind(" => ");
-    if (arrow == line.npos) continue;
-    use(line.substr(0, arrow), offsite::parse_json("[" + line.substr(arrow + 4) + "]", "ids").get<Ids>());
-    count += 1;
-  }
-  return count;
-}
 
 /// Llama's vocabulary as Hugging Face's converter writes it.
 offsite::AnyTokenizer converted_llama() {

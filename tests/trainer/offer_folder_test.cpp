@@ -5,6 +5,7 @@
 
 #include <functional>
 
+#include "support/change_tensors.hpp"
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
@@ -34,23 +35,11 @@ struct Setting {
   /// What reading the offer says; paths are cut to their last part.
   template <class E = ProtocolError>
   [[nodiscard]] std::string refusal() const {
-    auto text = support::message_of<E>([&] { (void)read(); });
-    const auto path = folder.path().string() + "/";
-    for (auto at = text.find(path); at != text.npos; at = text.find(path)) text.erase(at, path.size());
-    return text;
+    return support::without_folder(support::message_of<E>([&] { (void)read(); }), folder.path());
   }
   /// Writes the offer's weights again, changed.
   void tamper(const std::function<void(std::map<std::string, at::Tensor>&)>& change) const {
-    std::map<std::string, at::Tensor> tensors;
-    const auto path = folder / "o/model.safetensors";
-    {
-      const SafetensorsFile file(path);
-      for (const auto& name : file.names()) tensors[name] = tensor_over(file.at(name), file.owner()).clone();
-    }
-    change(tensors);
-    std::vector<NamedView> views;
-    for (const auto& [name, tensor] : tensors) views.push_back({name, view_of(tensor)});
-    save_safetensors(path, views);
+    support::change_tensors(folder / "o/model.safetensors", change);
   }
   void edit(const std::string& file, const std::function<void(Json&)>& change) const {
     auto json = read_json(folder / ("o/" + file));
@@ -270,8 +259,9 @@ TEST_CASE("read_offer: missing and broken files and paths that lead elsewhere gi
     fs::remove(setting.folder / "o/model.safetensors");
     CHECK(setting.refusal<ArgumentError>() ==
           "o holds neither model.safetensors nor model.safetensors.index.json");
-    write_json(setting.folder / "o/model.safetensors.index.json",
-               Json::object({{"weight_map", Json::object({{"transformer.wte.weight", "../m/model.safetensors"}})}}));
+    write_json(
+        setting.folder / "o/model.safetensors.index.json",
+        Json::object({{"weight_map", Json::object({{"transformer.wte.weight", "../m/model.safetensors"}})}}));
     CHECK(setting.refusal() ==
           "o/model.safetensors.index.json puts tensor 'transformer.wte.weight' into "
           "'../m/model.safetensors', which "

@@ -9,6 +9,7 @@
 #include "offsite/adapters/whole_blocks.hpp"
 #include "offsite/trainer/offer_folder.hpp"
 #include "offsite/trainer/owner.hpp"
+#include "support/change_tensors.hpp"
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
@@ -38,21 +39,10 @@ struct Setting {
         support::message_of<E>([&] { (void)client_update(UpdateFolder(folder / "u"), owner.layout()); }));
   }
   [[nodiscard]] std::string cut(std::string text) const {
-    const auto path = folder.path().string() + "/";
-    for (auto at = text.find(path); at != text.npos; at = text.find(path)) text.erase(at, path.size());
-    return text;
+    return support::without_folder(std::move(text), folder.path());
   }
   void tamper(const std::function<void(std::map<std::string, at::Tensor>&)>& change) const {
-    std::map<std::string, at::Tensor> tensors;
-    const auto path = folder / "u/update.safetensors";
-    {
-      const SafetensorsFile file(path);
-      for (const auto& name : file.names()) tensors[name] = tensor_over(file.at(name), file.owner()).clone();
-    }
-    change(tensors);
-    std::vector<NamedView> views;
-    for (const auto& [name, tensor] : tensors) views.push_back({name, view_of(tensor)});
-    save_safetensors(path, views);
+    support::change_tensors(folder / "u/update.safetensors", change);
   }
 };
 
