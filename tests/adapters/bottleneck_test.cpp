@@ -1,9 +1,9 @@
 #include "offsite/adapters/bottleneck.hpp"
 
-#include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/linalg_vector_norm.h>
 
+#include "adapters/gradients.hpp"
 #include "adapters/layers.hpp"
 #include "offsite/adapters/any_adapter.hpp"
 #include "offsite/blocks/run_blocks.hpp"
@@ -58,31 +58,7 @@ TEST_CASE(
 
 TEST_CASE("Bottleneck: gradients are autograd's, with the last block's chosen rows too") {
   auto tuner = disturbed(bottleneck());
-  auto& client = tuner.client();
-  const auto batch = pack(samples());
-  const auto scored = batch.targets.numel();
-  const double loss = client.trained().add_gradients(batch, scored, {});
-  Gpt2 reference = client.model();
-  std::vector<at::Tensor> leaves;
-  for (auto& block : reference.blocks)
-    Access::visit(block, [&](std::string_view name, at::Tensor& t) {
-      if (!bottleneck().trains(name, t)) return;
-      t = t.detach().clone().set_requires_grad(true);
-      leaves.push_back(t);
-    });
-  at::Tensor h = reference.embed(batch.ids, batch.sequences);
-  for (auto& block : reference.blocks) h = Access::forward(block, h, batch.sequences);
-  const at::Tensor expected = at::cross_entropy_loss(reference.logits(h.index_select(0, batch.scored_rows)),
-                                                     batch.targets, {}, at::Reduction::Mean);
-  expected.backward();
-  CHECK(loss / static_cast<double>(scored) == doctest::Approx(expected.item<double>()).epsilon(1e-5));
-  const auto& tensors = client.parameters().layout().tensors();
-  REQUIRE(tensors.size() == leaves.size());
-  for (std::size_t i = 0; i < leaves.size(); ++i) {
-    CAPTURE(tensors[i].name);
-    CHECK(relative_error(FlatParameters::view(client.parameters().gradients(), tensors[i]),
-                         leaves[i].grad()) < 2e-5);
-  }
+  support::check_gradients(tuner.client(), pack(samples()), bottleneck());
 }
 
 TEST_CASE("Bottleneck: with dropout gradients are finite differences") {

@@ -1,13 +1,13 @@
 #include "offsite/adapters/lora.hpp"
 
 #include <ATen/ops/cat.h>
-#include <ATen/ops/cross_entropy_loss.h>
 #include <ATen/ops/equal.h>
 #include <ATen/ops/randn.h>
 
 #include <array>
 #include <cstring>
 
+#include "adapters/gradients.hpp"
 #include "adapters/layers.hpp"
 #include "offsite/adapters/any_adapter.hpp"
 #include "offsite/blocks/cast.hpp"
@@ -161,33 +161,7 @@ TEST_CASE("Lora: gradients are autograd's, with the last block's chosen rows too
     auto tuned = tuner(full, policy);
     auto& client = tuned.client();
     disturb(client.parameters(), 0.05);
-    client.parameters().clear_gradients();
-    const auto scored = batch.targets.numel();
-    const double loss = client.trained().add_gradients(batch, scored, {});
-
-    // The readable forward pass on copies of the factors, all rows.
-    Gpt2 reference = client.model();
-    std::vector<at::Tensor> leaves;
-    for (auto& block : reference.blocks)
-      Access::visit(block, [&](std::string_view name, at::Tensor& t) {
-        if (!policy.trains(name, t)) return;
-        t = t.detach().clone().set_requires_grad(true);
-        leaves.push_back(t);
-      });
-    at::Tensor h = reference.embed(batch.ids, batch.sequences);
-    for (auto& block : reference.blocks) h = Access::forward(block, h, batch.sequences);
-    const at::Tensor expected = at::cross_entropy_loss(reference.logits(h.index_select(0, batch.scored_rows)),
-                                                       batch.targets, {}, at::Reduction::Mean);
-    expected.backward();
-    CHECK(loss / static_cast<double>(scored) == doctest::Approx(expected.item<double>()).epsilon(1e-5));
-    const auto& tensors = client.parameters().layout().tensors();
-    REQUIRE(tensors.size() == leaves.size());
-    for (std::size_t i = 0; i < leaves.size(); ++i) {
-      CAPTURE(tensors[i].name);
-      const auto& tensor = tensors[i];
-      CHECK(relative_error(FlatParameters::view(client.parameters().gradients(), tensor), leaves[i].grad()) <
-            2e-5);
-    }
+    support::check_gradients(client, batch, policy);
   }
 }
 
