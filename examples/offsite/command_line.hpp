@@ -25,6 +25,10 @@ void add_score_command(CLI::App& program);
 void add_generate_command(CLI::App& program);
 void add_tokenize_command(CLI::App& program);
 void add_certificates_command(CLI::App& program);
+void add_serve_command(CLI::App& program);
+void add_join_command(CLI::App& program);
+void add_simulate_command(CLI::App& program);
+void add_runs_command(CLI::App& program);
 
 /// Refuses an existing `--out` unless it is empty, or may be replaced or gone on with.
 /// \throws offsite::ArgumentError

@@ -48,6 +48,10 @@ int run(std::vector<std::string> words) {
   program::add_train_command(app);
   program::add_plug_in_command(app);
   program::add_evaluate_command(app);
+  program::add_serve_command(app);
+  program::add_join_command(app);
+  program::add_simulate_command(app);
+  program::add_runs_command(app);
   program::add_compare_command(app);
   program::add_score_command(app);
   program::add_generate_command(app);

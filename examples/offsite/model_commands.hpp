@@ -1,7 +1,9 @@
 #pragma once
+#include <string>
 #include <string_view>
 
 #include "offsite/arguments.hpp"
+#include "offsite/runs/sides.hpp"
 #include "offsite/session.hpp"
 
 namespace program {
@@ -20,6 +22,10 @@ struct ModelCommands {
   void (*compare)(const CompareCommand&, Session&);
   void (*score)(const ScoreCommand&, Session&);
   void (*generate)(const GenerateCommand&, Session&);
+  OwnerSide (*serving_side)(const ServeCommand&, Session&);
+  ClientSide (*client_side)(const JoinCommand&, Session&, const offsite::federation::Welcome&,
+                            const ViewBlob&);
+  SimulatedSides (*simulated_sides)(const SimulateCommand&, Session&);
 };
 
 extern const ModelCommands bloom_commands;
@@ -31,5 +37,7 @@ extern const ModelCommands opt_commands;
 /// The commands for the model that a folder holds.
 /// \throws offsite::ArgumentError if there is no such folder, or no family of ours reads it.
 [[nodiscard]] const ModelCommands& commands_for(const Path& folder);
+/// The same by the model's type. \param where  it was found, for messages
+[[nodiscard]] const ModelCommands& commands_for_type(std::string_view type, const std::string& where);
 
 }  // namespace program

@@ -4,6 +4,7 @@
 #include "offsite/model/generate.hpp"
 #include "offsite/model/inspect.hpp"
 #include "offsite/model/plug_in.hpp"
+#include "offsite/model/runs.hpp"
 #include "offsite/model/score.hpp"
 #include "offsite/model/split.hpp"
 #include "offsite/model/train.hpp"
@@ -28,7 +29,8 @@ constexpr ModelCommands commands_of() {
           run_inspect_model<Model>, run_train<Model>,
           run_plug_in<Model>,       run_evaluate<Model>,
           run_compare<Model>,       run_score<Model>,
-          run_generate<Model>};
+          run_generate<Model>,      serving_side<Model>,
+          client_side<Model>,       simulated_sides<Model>};
 }
 
 }  // namespace program

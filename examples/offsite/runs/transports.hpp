@@ -1,0 +1,41 @@
+#pragma once
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "offsite/runs/arguments.hpp"
+#include "offsite/transport/transport.hpp"
+
+namespace program {
+
+/// A transport that was chosen on the command line.
+struct AnyTransport {
+  std::function<void(std::string_view peer, std::span<const std::byte> frame)> send;
+  std::function<std::optional<offsite::Arrival>(std::int64_t timeout_ms)> receive;
+  /// Sentences for people about connections, since the last call.
+  std::function<std::vector<std::string>()> notices = [] { return std::vector<std::string>(); };
+  /// Why there will never be a connection, once that is known.
+  std::function<std::string()> hopeless = [] { return std::string(); };
+  std::string place;  ///< where the owner is found, for people
+};
+
+static_assert(offsite::Transport<AnyTransport>);
+
+/// The owner's end. \param names  of clients that may come; empty = all whom the transport lets in
+/// \throws offsite::ArgumentError unless one way was named, and can be used.
+[[nodiscard]] AnyTransport owner_transport(const NetworkArguments& network,
+                                           const std::vector<std::string>& names);
+/// A client's end. \throws offsite::ArgumentError as `owner_transport`.
+[[nodiscard]] AnyTransport client_transport(const NetworkArguments& network, const std::string& name);
+
+/// Those over gRPC; they refuse where the program was built without it.
+[[nodiscard]] AnyTransport grpc_owner_transport(const NetworkArguments& network,
+                                                const std::vector<std::string>& names);
+[[nodiscard]] AnyTransport grpc_client_transport(const NetworkArguments& network, const std::string& name);
+
+}  // namespace program
