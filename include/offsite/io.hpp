@@ -1,6 +1,7 @@
 #pragma once
 /// Files and folders: safetensors, checkpoints, models, offers, updates.
 
+#include "offsite/emulator/disclosure_json.hpp"
 #include "offsite/io/atomic_file.hpp"
 #include "offsite/io/checkpoint_folder.hpp"
 #include "offsite/io/hostile_object.hpp"
@@ -20,3 +21,4 @@
 #include "offsite/trainer/peft_files.hpp"
 #include "offsite/trainer/peft_folder.hpp"
 #include "offsite/trainer/returned_update.hpp"
+#include "offsite/trainer/training_checkpoint.hpp"

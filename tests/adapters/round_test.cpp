@@ -11,6 +11,7 @@
 #include "offsite/trainer/offer_folder.hpp"
 #include "offsite/trainer/offsite_tuning.hpp"
 #include "offsite/trainer/returned_update.hpp"
+#include "offsite/trainer/training_checkpoint.hpp"
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
@@ -185,10 +186,10 @@ TEST_CASE("adapters: a run resumed from a checkpoint goes on as if it had not st
     int steps = 0;
     auto stopped = tuner(policy);
     auto summary = stopped.train(data, kOptions,
-                                 {.checkpoints = folder / "c", .interrupted = [&] { return ++steps == 3; }});
+                                 {.checkpoints = checkpoints_in(folder / "c"), .interrupted = [&] { return ++steps == 3; }});
     CHECK(summary.interrupted);
     auto resumed = tuner(policy);
-    summary = resumed.train(data, kOptions, {.checkpoints = folder / "c", .resume = true});
+    summary = resumed.train(data, kOptions, {.checkpoints = checkpoints_in(folder / "c"), .resume = true});
     CHECK(summary.steps == kOptions.max_steps);
     CHECK(at::equal(resumed.client().parameters().values(), whole.client().parameters().values()));
   }

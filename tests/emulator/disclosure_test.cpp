@@ -1,4 +1,4 @@
-#include "offsite/emulator/disclosure.hpp"
+#include "offsite/emulator/disclosure_json.hpp"
 
 #include <vector>
 
@@ -124,14 +124,14 @@ TEST_CASE("DisclosurePolicy: FATE's own example, 11 emulator blocks of a middle 
 TEST_CASE("DisclosureReport: JSON and back, and lines for people") {
   auto report = report_of(tiny(), {6, {1, 3, 5}, {0, 2}});
   report.emulator_score = 0.25;
-  const auto again = DisclosureReport::from_json(parse_json(report.to_json().dump(), "it"));
-  CHECK(again.to_json() == report.to_json());
+  const auto again = disclosure_from_json(parse_json(to_json(report).dump(), "it"));
+  CHECK(to_json(again) == to_json(report));
   CHECK(again.adapters == report.adapters);
-  auto json = report.to_json();
+  auto json = to_json(report);
   json["bytes"] = "many";
-  CHECK(support::message_of<ProtocolError>([&] { (void)DisclosureReport::from_json(json); }) ==
+  CHECK(support::message_of<ProtocolError>([&] { (void)disclosure_from_json(json); }) ==
         "the disclosure report lacks a field, or one is of the wrong type");
-  CHECK_THROWS_AS((void)DisclosureReport::from_json(nullptr), ProtocolError);
+  CHECK_THROWS_AS((void)disclosure_from_json(nullptr), ProtocolError);
 
   const auto lines = report_of(tiny(), {6, {0, 1, 5}, {2, 4}}).lines();
   CHECK(lines.at(0) == "blocks              6, numbered 0 to 5");

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "offsite/trainer/offsite_tuning.hpp"
+#include "offsite/trainer/training_checkpoint.hpp"
 #include "trainer/own_model.hpp"
 #include "trainer/toy_data.hpp"
 
@@ -83,16 +84,16 @@ TEST_CASE_TEMPLATE(
     const auto cut = first.train(kSamples, options,
                                  {.observers = {count},
                                   .evaluate = scripted(losses),
-                                  .checkpoints = folder / "checkpoints",
+                                  .checkpoints = checkpoints_in(folder / "checkpoints"),
                                   .interrupted = [&] { return seen == stop; }});
     CHECK(cut.interrupted);
     CHECK(cut.steps == stop);
 
     auto second = tuner(dtype);
     const std::vector<double> rest(losses.begin() + stop / 3, losses.end());
-    const auto resumed =
-        second.train(kSamples, options,
-                     {.evaluate = scripted(rest), .checkpoints = folder / "checkpoints", .resume = true});
+    const auto resumed = second.train(
+        kSamples, options,
+        {.evaluate = scripted(rest), .checkpoints = checkpoints_in(folder / "checkpoints"), .resume = true});
     CHECK(at::equal(second.client().parameters().values(), whole.client().parameters().values()));
     CHECK(
         at::equal(second.client().parameters().second_moment(), whole.client().parameters().second_moment()));
@@ -105,7 +106,9 @@ TEST_CASE_TEMPLATE(
 
 TEST_CASE("TrainingLoop: a checkpoint of another run, or a broken one, is refused with one sentence") {
   support::TemporaryFolder folder;
-  const auto hooks = [&] { return TrainingHooks{.checkpoints = folder / "checkpoints", .resume = true}; };
+  const auto hooks = [&] {
+    return TrainingHooks{.checkpoints = checkpoints_in(folder / "checkpoints"), .resume = true};
+  };
   auto options = kOptions;
   options.save_steps = 4;
   tuner().train(kSamples, options, hooks());
@@ -120,7 +123,7 @@ TEST_CASE("TrainingLoop: a checkpoint of another run, or a broken one, is refuse
   const at::Tensor before = t.client().parameters().values().clone();
   const auto message = support::message_of<ArgumentError>([&] { t.train(kSamples, other, hooks()); });
   CHECK(message.ends_with(
-      "step-00000012: its run had learning_rate = 0.005, this one has 1.0; give the same, or start "
+      "step-00000012: its run had learning_rate = 0.005, this one has 1; give the same, or start "
       "anew with --force"));
   CHECK_THROWS_AS(t.train(toy::samples(21), options, hooks()), ArgumentError);  // other data
 

@@ -1,7 +1,7 @@
 #pragma once
 #include <optional>
 
-#include "offsite/emulator/disclosure.hpp"
+#include "offsite/emulator/disclosure_json.hpp"
 #include "offsite/eval/comparison.hpp"
 #include "offsite/model/common.hpp"
 #include "offsite/model/peft.hpp"
@@ -111,7 +111,7 @@ void run_compare(const CompareCommand& command, Session& session) {
   }
   if (const auto gain = comparison.plug_in_gain()) session.results["plug_in_gain"] = *gain;
   session.results["examples"] = held_out.size();
-  session.results["disclosure"] = disclosure.to_json();
+  session.results["disclosure"] = to_json(disclosure);
 }
 
 }  // namespace program

@@ -14,7 +14,7 @@ inline std::optional<Dtype> file_dtype(const std::string& dtype) {
   return dtype == "bfloat16" ? Dtype::kBF16 : Dtype::kF32;
 }
 
-inline void put_disclosure(Json& json, const DisclosureReport& report) { json.update(report.to_json()); }
+inline void put_disclosure(Json& json, const DisclosureReport& report) { json.update(to_json(report)); }
 
 /// Cuts a model and writes the offer, unless the disclosure policy refuses it.
 template <class Model>

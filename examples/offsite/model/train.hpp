@@ -6,6 +6,7 @@
 #include "offsite/model/training.hpp"
 #include "offsite/trainer/client.hpp"
 #include "offsite/trainer/offer_folder.hpp"
+#include "offsite/trainer/training_checkpoint.hpp"
 
 namespace program {
 
@@ -41,7 +42,7 @@ void run_train(const TrainCommand& command, Session& session) {
   if (command.out.force) std::filesystem::remove_all(checkpoints, unseen);
   TrainingReport report(session, "train", command.training.log);
   TrainingHooks hooks{.observers = {report.observer()},
-                      .checkpoints = checkpoints,
+                      .checkpoints = checkpoints_in(checkpoints),
                       .resume = command.out.resume,
                       .interrupted = interrupted};
   if (held_out) hooks.evaluate = [&] { return metrics_of(score(session, client.model(), *held_out).scores); };

@@ -16,7 +16,6 @@
 #include "offsite/blocks/visit_parameters.hpp"
 #include "offsite/core/error.hpp"
 #include "offsite/core/split_plan.hpp"
-#include "offsite/io/json_value.hpp"
 
 namespace offsite {
 
@@ -33,42 +32,6 @@ struct DisclosureReport {
   bool rebuildable = false;            ///< every block of the full model is in the offer, verbatim
   std::int64_t bytes = 0;              ///< of the offer's tensors
   std::optional<double> emulator_score{};  ///< accuracy of the offer as it leaves, 0..1
-
-  [[nodiscard]] Json to_json() const {
-    auto json = Json::object({{"blocks", blocks},
-                              {"bottom", bottom},
-                              {"emulator", emulator},
-                              {"top", top},
-                              {"parameters", parameters},
-                              {"offer_parameters", offer_parameters},
-                              {"verbatim_share", verbatim_share},
-                              {"rebuildable", rebuildable},
-                              {"bytes", bytes}});
-    if (!adapters.empty()) json["adapters"] = adapters;
-    if (emulator_score) json["emulator_score"] = *emulator_score;
-    return json;
-  }
-
-  /// \throws ProtocolError if a field is missing or of the wrong type.
-  [[nodiscard]] static DisclosureReport from_json(const Json& json) {
-    DisclosureReport r;
-    try {
-      json.at("blocks").get_to(r.blocks);
-      json.at("bottom").get_to(r.bottom);
-      json.at("emulator").get_to(r.emulator);
-      json.at("top").get_to(r.top);
-      if (json.contains("adapters")) json.at("adapters").get_to(r.adapters);
-      json.at("parameters").get_to(r.parameters);
-      json.at("offer_parameters").get_to(r.offer_parameters);
-      json.at("verbatim_share").get_to(r.verbatim_share);
-      json.at("rebuildable").get_to(r.rebuildable);
-      json.at("bytes").get_to(r.bytes);
-      if (json.contains("emulator_score")) r.emulator_score = json.at("emulator_score").get<double>();
-    } catch (const ProtocolError&) {
-      throw ProtocolError("the disclosure report lacks a field, or one is of the wrong type");
-    }
-    return r;
-  }
 
   /// For people: a line per fact, in two columns.
   [[nodiscard]] std::vector<std::string> lines() const;

@@ -3,15 +3,17 @@
 
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/GradMode.h>
 
 #include <span>
+#include <string>
 #include <utility>
+#include <vector>
 
 #include "offsite/adapters/whole_blocks.hpp"
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/trainer/offer.hpp"
 #include "offsite/trainer/trained_model.hpp"
-#include "offsite/trainer/training_loop.hpp"
 
 namespace offsite {
 
@@ -26,21 +28,14 @@ class Client {
   /// \param compute  in which the model runs; trained values are float32 all the same
   /// \throws ArgumentError if the offer was made for another policy.
   explicit Client(Offer<Model> offer, at::ScalarType compute = at::kFloat, const Adapters& adapters = {})
-      : compute_(compute),
-        trained_(checked(offer, adapters), offer.plan.kept(),
-                 TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters),
-        received_(trained_.parameters().values().clone()) {}
+      : offered_(trained_tensors(offer, adapters)),
+        trained_(std::move(offer.model), offer.plan.kept(),
+                 TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters) {}
 
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
   TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,
                         TrainingHooks hooks = {}) {
-    TrainingLoop loop(
-        parameters(),
-        [this](const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
-          return trained_.add_gradients(batch, scored, dropout);
-        },
-        samples, options, std::move(hooks), compute_);
-    return loop.run();
+    return trained_.train(samples, options, std::move(hooks));
   }
 
   /// Starts a round from the owner's values; AdamW starts anew.
@@ -48,7 +43,8 @@ class Client {
     // from_blob takes no const pointer; assign only reads.
     parameters().assign(at::from_blob(const_cast<float*>(global.data()), {global.size()}, at::kFloat));
     parameters().reset_optimizer();
-    received_.copy_(parameters().values());
+    received_ = parameters().values().clone();
+    offered_.clear();
   }
 
   /// Adds an update to the values: the model as the client that returned it had it. \param delta  laid out as the values
@@ -62,8 +58,14 @@ class Client {
 
   /// Trained minus received, float32, as the layout lays it. \param weight  number of samples trained on, > 0
   [[nodiscard]] ClientUpdate update(double weight) const {
-    const at::Tensor delta = parameters().values().sub(received_);
-    return {Eigen::Map<const Eigen::VectorXf>(delta.const_data_ptr<float>(), delta.numel()), weight};
+    const c10::NoGradGuard no_grad;
+    ClientUpdate update{Eigen::VectorXf(parameters().layout().size()), weight};
+    const at::Tensor delta = at::from_blob(update.delta.data(), {update.delta.size()}, at::kFloat);
+    delta.copy_(parameters().values());
+    if (received_.defined()) delta.sub_(received_);
+    for (std::size_t i = 0; i < offered_.size(); ++i)
+      FlatParameters::view(delta, parameters().layout().tensors()[i]).sub_(offered_[i].to(at::kFloat));
+    return update;
   }
 
   [[nodiscard]] Model& model() { return trained_.model(); }  ///< the sub-model, as trained so far
@@ -72,14 +74,23 @@ class Client {
   [[nodiscard]] const FlatParameters& parameters() const { return trained_.parameters(); }
 
  private:
-  static Model checked(Offer<Model>& offer, const Adapters& adapters) {
+  /// What will train, as offered: often in a mapped file, so that keeping it costs no memory.
+  /// \throws ArgumentError if the offer was made for another policy.
+  static std::vector<at::Tensor> trained_tensors(Offer<Model>& offer, const Adapters& adapters) {
     require(offer.adapter_policy == policy_text(adapters),
             "the offer was made for the adapter policy '{}', but this client's is '{}'", offer.adapter_policy,
             policy_text(adapters));
-    return std::move(offer.model);
+    std::vector<at::Tensor> tensors;
+    detail::visit_trained<Access>(offer.model, offer.plan.kept(),
+                                  TrainedParts::of(trained_blocks(adapters, offer.plan, false)), adapters,
+                                  [&](const std::string&, const at::Tensor& tensor, bool, bool) {
+                                    tensors.push_back(tensor.detach());
+                                  });
+    return tensors;
   }
 
-  at::ScalarType compute_;
+  std::vector<at::Tensor>
+      offered_;  // in the layout's order: what updates are measured from until values come
   TrainedModel<Model, Access> trained_;
   at::Tensor received_;
 };

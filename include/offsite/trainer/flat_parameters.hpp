@@ -105,6 +105,8 @@ class FlatParameters {
   }
 
   [[nodiscard]] const ParameterLayout& layout() const { return layout_; }
+  /// The type that the model sees.
+  [[nodiscard]] at::ScalarType compute() const { return compute_values_.scalar_type(); }
   [[nodiscard]] const at::Tensor& values() const { return values_; }
   [[nodiscard]] const at::Tensor& gradients() const { return gradients_; }
   [[nodiscard]] const at::Tensor& first_moment() const { return first_moment_; }

@@ -9,7 +9,6 @@
 
 #include "offsite/adapters/whole_blocks.hpp"
 #include "offsite/trainer/trained_model.hpp"
-#include "offsite/trainer/training_loop.hpp"
 
 namespace offsite {
 
@@ -22,21 +21,14 @@ class FullFineTuning {
 
  public:
   explicit FullFineTuning(Model model, at::ScalarType compute = at::kFloat)
-      : compute_(compute),
-        numbers_(all_blocks(model)),
+      : numbers_(all_blocks(model)),
         original_(model),
         trained_(std::move(model), numbers_, {numbers_, true}, compute, WholeBlocks{}) {}
 
   /// \throws ArgumentError, NumericError as `TrainingLoop` does.
   TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,
                         TrainingHooks hooks = {}) {
-    TrainingLoop loop(
-        parameters(),
-        [this](const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
-          return trained_.add_gradients(batch, scored, dropout);
-        },
-        samples, options, std::move(hooks), compute_);
-    return loop.run();
+    return trained_.train(samples, options, std::move(hooks));
   }
 
   /// The model as trained so far, in its own precision again, with tensors of its own.
@@ -64,7 +56,6 @@ class FullFineTuning {
     return all;
   }
 
-  at::ScalarType compute_;
   std::vector<std::int64_t> numbers_;
   Model original_;
   TrainedModel<Model, Access> trained_;

@@ -17,7 +17,7 @@
 #include "offsite/adapters/modules.hpp"
 #include "offsite/blocks/visit_parameters.hpp"
 #include "offsite/core/tensors.hpp"
-#include "offsite/emulator/disclosure.hpp"
+#include "offsite/emulator/disclosure_json.hpp"
 #include "offsite/io/checkpoint_folder.hpp"
 #include "offsite/io/model_folder.hpp"
 #include "offsite/io/split_specification.hpp"
@@ -126,7 +126,7 @@ void write_offer(PreparedOffer<M>& offer, const std::filesystem::path& source,
                                    });
   StagedFolder folder(out, options.existing);
   write_json(folder.path() / "split.json", offer.split.to_json());
-  write_json(folder.path() / "disclosure.json", offer.disclosure.to_json());
+  write_json(folder.path() / "disclosure.json", to_json(offer.disclosure));
   detail::write_config(source, folder.path(), {});
   copy_tokenizer(source, folder.path());
   SaveOptions shards;
@@ -215,7 +215,7 @@ template <class M, class Adapters = PlacedAdapters>
       "the tokenizer in {} is not what split.json describes: its SHA-256 is {}, but {} was expected",
       path.string(), hash.empty() ? "absent" : hash,
       split.tokenizer_sha256.empty() ? "none" : split.tokenizer_sha256);
-  result.disclosure = DisclosureReport::from_json(read_json(path / "disclosure.json"));
+  result.disclosure = disclosure_from_json(read_json(path / "disclosure.json"));
   check("disclosure.json",
         result.disclosure.blocks == depth && result.disclosure.emulator == split.plan.emulator
             ? ""

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -18,6 +19,7 @@
 #include "offsite/ops/cross_entropy.hpp"
 #include "offsite/trainer/block_tape.hpp"
 #include "offsite/trainer/flat_parameters.hpp"
+#include "offsite/trainer/training_loop.hpp"
 
 namespace offsite {
 
@@ -100,7 +102,8 @@ class TrainedModel {
   template <AdapterPolicy Adapters>
   TrainedModel(Model model, const std::vector<std::int64_t>& numbers, const TrainedParts& parts,
                at::ScalarType compute, const Adapters& adapters)
-      : model_(std::move(model)),
+      : compute_(compute),
+        model_(std::move(model)),
         parameters_(layout_of<Access>(model_, numbers, parts, adapters), compute),
         trains_shared_(parts.shared) {
     const c10::NoGradGuard no_grad;
@@ -135,8 +138,9 @@ class TrainedModel {
   /// Adds the gradient of (sum of the batch's losses) / `scored` to the flat gradients.
   /// \param scored  scored tokens of the whole step, over all of its micro-batches
   /// \returns the sum of the batch's cross-entropies in nats
-  double add_gradients(const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
+  double add_gradients(const PackedBatch& given, std::int64_t scored, const Dropout& dropout) {
     const c10::NoGradGuard no_grad;
+    const PackedBatch batch = parameters_.compute() == at::kBFloat16 ? rounded_up(given) : given;
     plan_.dropout = dropout;
     const at::Tensor embedded = embed(batch);
     const at::Tensor h = tape_.forward(model_, embedded.detach(), batch.sequences, batch.scored_rows, plan_);
@@ -146,6 +150,18 @@ class TrainedModel {
     if (trains_shared_) embed_backward(batch, embedded, d);
     parameters_.fold_gradients();
     return loss;
+  }
+
+  /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
+  TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,
+                        TrainingHooks hooks) {
+    TrainingLoop loop(
+        parameters_,
+        [this](const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
+          return add_gradients(batch, scored, dropout);
+        },
+        samples, options, std::move(hooks), compute_);
+    return loop.run();
   }
 
   [[nodiscard]] Model& model() { return model_; }  ///< with the trained values as they are now
@@ -170,14 +186,17 @@ class TrainedModel {
     }
   }
 
-  /// Loss of the rows `h` (M, C), by pieces; `dh` becomes its gradient.
+  /// Loss of the rows `h` (M, C) that have targets, the first ones, by pieces; `dh` (M, C) becomes its gradient.
   double head(const at::Tensor& h, const at::Tensor& targets, double scale, at::Tensor& dh) {
     std::vector<at::Tensor> pieces;
     double loss = 0;
     for (std::int64_t begin = 0; begin < h.size(0); begin += kHeadRows) {
       const auto n = std::min(kHeadRows, h.size(0) - begin);
+      const auto first = std::min(begin, targets.numel());
       pieces.push_back({});
-      loss += head_piece(h.narrow(0, begin, n), targets.narrow(0, begin, n), scale, pieces.back());
+      loss +=
+          head_piece(h.narrow(0, begin, n), targets.narrow(0, first, std::min(n, targets.numel() - first)),
+                     scale, pieces.back());
     }
     dh = pieces.size() == 1 ? pieces.front() : at::cat(pieces);
     return loss;
@@ -187,20 +206,22 @@ class TrainedModel {
     if constexpr (HandWrittenShared<Model>) {
       typename Model::SavedHead saved;
       at::Tensor logits = model_.logits(h, saved);
-      const double loss = ops::cross_entropy_(logits, targets, scale).sum;
+      const double loss = ops::cross_entropy_(logits.narrow(0, 0, targets.numel()), targets, scale).sum;
+      logits.narrow(0, targets.numel(), logits.size(0) - targets.numel()).zero_();
       dh = model_.logits_backward(logits, saved);
       return loss;
     } else {
       const c10::AutoGradMode grad(true);
       at::Tensor leaf = h.detach().set_requires_grad(true);
-      const at::Tensor loss =
-          at::cross_entropy_loss(model_.logits(leaf).to(at::kFloat), targets, {}, at::Reduction::Sum);
+      const at::Tensor logits = model_.logits(leaf).narrow(0, 0, targets.numel()).to(at::kFloat);
+      const at::Tensor loss = at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum);
       loss.mul(scale).backward();
       dh = leaf.grad();
       return loss.item<double>();
     }
   }
 
+  at::ScalarType compute_;
   Model model_;
   FlatParameters parameters_;
   BlockTape<Model, Access> tape_;

@@ -7,71 +7,35 @@
 #include <algorithm>
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "offsite/core/random.hpp"
 #include "offsite/core/tensors.hpp"
-#include "offsite/data/sample.hpp"
 #include "offsite/io/json.hpp"
 #include "offsite/io/safetensors.hpp"
 #include "offsite/io/staged_folder.hpp"
+#include "offsite/trainer/checkpoint_store.hpp"
 #include "offsite/trainer/flat_parameters.hpp"
-#include "offsite/trainer/training_options.hpp"
 #include "offsite/trainer/training_state.hpp"
 
 namespace offsite {
 
 namespace detail {
 
-/// Everything that fixes a run's course, by name, so that a resumed run can say what differs.
-inline Json run_identity(const TrainingOptions& o, const ParameterLayout& layout,
-                         std::span<const Sample> samples, at::ScalarType compute) {
-  std::uint64_t data = derive_key(samples.size());
-  for (const auto& sample : samples) {
-    data = derive_key(data, sample.number, sample.scored_from);
-    for (const auto token : sample.tokens) data = mix(data ^ static_cast<std::uint64_t>(token));
-  }
-  std::uint64_t tensors = derive_key(layout.size());
-  for (const auto& tensor : layout.tensors()) {
-    for (const char c : tensor.name) tensors = derive_key(tensors, c);
-    tensors = derive_key(tensors, tensor.offset, tensor.numel);
-  }
-  return Json::object({{"learning_rate", o.learning_rate},
-                       {"num_epochs", o.num_epochs},
-                       {"max_steps", o.max_steps},
-                       {"batch_size", o.batch_size},
-                       {"batch_tokens", o.batch_tokens},
-                       {"gradient_accumulation", o.gradient_accumulation},
-                       {"schedule", schedule_name(o.schedule)},
-                       {"warmup_steps", o.warmup_steps},
-                       {"weight_decay", o.weight_decay},
-                       {"max_grad_norm", o.max_grad_norm},
-                       {"adam_beta1", o.adam_beta1},
-                       {"adam_beta2", o.adam_beta2},
-                       {"adam_epsilon", o.adam_epsilon},
-                       {"attention_dropout", o.attention_dropout},
-                       {"residual_dropout", o.residual_dropout},
-                       {"shuffle", o.shuffle},
-                       {"seed", o.seed},
-                       {"logging_steps", o.logging_steps},
-                       {"eval_steps", o.eval_steps},
-                       {"metric", static_cast<int>(o.metric)},
-                       {"keep_best", o.keep_best},
-                       {"early_stopping_patience", o.early_stopping_patience},
-                       {"dtype", std::string(dtype_name(dtype_of(compute)))},
-                       {"data", formatted("{:016x}", data)},
-                       {"trained tensors", formatted("{:016x}", tensors)}});
-}
-
 /// What may change the last bits of a result without being wrong.
 inline Json run_machine() {
   return Json::object({{"threads", at::get_num_threads()},
                        {"libtorch", TORCH_VERSION},
                        {"processor", at::get_cpu_capability()}});
+}
+
+inline Json to_json(const RunIdentity& run) {
+  Json named = Json::object({});
+  for (const auto& [name, value] : run) named[name] = value;
+  return named;
 }
 
 inline Json to_json(const TrainingState& s) {
@@ -115,14 +79,11 @@ inline TrainingState training_state(const Json& j) {
 /// put in place whole or not at all. The newest two are kept.
 class TrainingCheckpoints {
  public:
-  /// \param identity  what must be equal for a run to go on from a checkpoint: an object of named values
-  TrainingCheckpoints(std::filesystem::path folder, Json identity)
-      : folder_(std::move(folder)), identity_(std::move(identity)) {}
+  explicit TrainingCheckpoints(std::filesystem::path folder) : folder_(std::move(folder)) {}
 
-  /// \param best  values of the best evaluation; undefined if there are none
   /// \returns the checkpoint's path. \throws ArgumentError if it cannot be written; older ones stay.
-  std::filesystem::path save(const TrainingState& state, const FlatParameters& parameters,
-                             const at::Tensor& best) const {
+  std::filesystem::path save(const RunIdentity& run, const TrainingState& state,
+                             const FlatParameters& parameters, const at::Tensor& best) const {
     std::filesystem::create_directories(folder_);
     const auto path = folder_ / formatted("step-{:08}", state.step);
     StagedFolder staged(path, StagedFolder::Existing::kReplace);
@@ -132,9 +93,9 @@ class TrainingCheckpoints {
                                    {"values", view_of(parameters.values())}};
     if (best.defined()) tensors.push_back({"best_values", view_of(best)});
     save_safetensors(staged.path() / "state.safetensors", tensors);
-    const auto described = Json::object({{"format", 1},
+    const auto described = Json::object({{"format", kFormat},
                                          {"state", detail::to_json(state)},
-                                         {"run", identity_},
+                                         {"run", detail::to_json(run)},
                                          {"machine", detail::run_machine()}});
     write_json(staged.path() / "state.json", described);
     staged.commit();
@@ -143,21 +104,20 @@ class TrainingCheckpoints {
     return path;
   }
 
-  /// Restores the newest checkpoint, if there is one. \param warn  called with a sentence if the machine
-  /// differs \throws ArgumentError if it belongs to another run, ProtocolError if it is broken; then nothing
-  /// has changed.
-  template <class Warn>
-  [[nodiscard]] std::optional<TrainingState> restore(FlatParameters& parameters, at::Tensor& best,
-                                                     Warn&& warn) const {
+  /// Restores the newest checkpoint, if there is one, as `CheckpointStore` says.
+  [[nodiscard]] std::optional<TrainingState> restore(const RunIdentity& run, FlatParameters& parameters,
+                                                     at::Tensor& best,
+                                                     const std::function<void(std::string)>& warn) const {
     const auto all = list();
     if (all.empty()) return std::nullopt;
     const auto& path = all.back();
     const Json saved = read_json(path / "state.json");
     TrainingState state;
     try {
-      require<ProtocolError>(saved.at("format") == 1, "{} has format {}, but this version reads format 1",
-                             (path / "state.json").string(), saved.at("format").dump());
-      check_identity(saved.at("run"), path);
+      require<ProtocolError>(saved.at("format") == kFormat,
+                             "its format is {}, but this version reads format {}", saved.at("format").dump(),
+                             kFormat);
+      check_same_run(run, saved.at("run"), path);
       state = detail::training_state(saved.at("state"));
       const Json machine = detail::run_machine();
       for (const auto& [name, value] : machine.items())
@@ -184,14 +144,14 @@ class TrainingCheckpoints {
     return found;
   }
 
-  void check_identity(const Json& saved, const std::filesystem::path& path) const {
-    for (const auto& [name, value] : identity_.items()) {
+  static void check_same_run(const RunIdentity& run, const Json& saved, const std::filesystem::path& path) {
+    for (const auto& [name, value] : run) {
       const auto* found = saved.find(name);
-      const std::string was = found == nullptr ? "nothing" : found->dump();
-      require(found != nullptr && *found == value,
+      const std::string was = found == nullptr ? "nothing" : found->text();
+      require(found != nullptr && was == value,
               "cannot resume from {}: its run had {} = {}, this one has {}; give the same, or start anew "
               "with --force",
-              path.string(), name, was, value.dump());
+              path.string(), name, was, value);
     }
   }
 
@@ -215,8 +175,21 @@ class TrainingCheckpoints {
     at::Tensor(parameters.step_count()).copy_(count.view_as(parameters.step_count()));
   }
 
+  static constexpr int kFormat = 2;
+
   std::filesystem::path folder_;
-  Json identity_;
 };
+
+/// Keeps the checkpoints of a training run in `folder`, which is made when the first is written.
+[[nodiscard]] inline CheckpointStore checkpoints_in(std::filesystem::path folder) {
+  const TrainingCheckpoints all(std::move(folder));
+  return {.save = [all](const RunIdentity& run, const TrainingState& state, const FlatParameters& parameters,
+                        const at::Tensor& best) { return all.save(run, state, parameters, best).string(); },
+          .restore =
+              [all](const RunIdentity& run, FlatParameters& parameters, at::Tensor& best,
+                    const std::function<void(std::string)>& warn) {
+                return all.restore(run, parameters, best, warn);
+              }};
+}
 
 }  // namespace offsite

@@ -1,8 +1,8 @@
 #pragma once
-#include <filesystem>
 #include <functional>
 #include <vector>
 
+#include "offsite/trainer/checkpoint_store.hpp"
 #include "offsite/trainer/events.hpp"
 
 namespace offsite {
@@ -12,7 +12,7 @@ struct TrainingHooks {
   std::vector<Observer> observers{};  ///< told of everything that happens; see `observe`
   std::function<EvaluationMetrics()>
       evaluate{};                       ///< scores the model as it is, on data that is not trained on
-  std::filesystem::path checkpoints{};  ///< folder for checkpoints; empty = none are written
+  CheckpointStore checkpoints{};        ///< as of `checkpoints_in(folder)`; empty = none are written
   bool resume = false;                  ///< go on from the newest checkpoint there, if there is one
   std::function<bool()> interrupted{};  ///< asked after each step; true = write a checkpoint and return
 };

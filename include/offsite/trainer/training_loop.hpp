@@ -16,7 +16,7 @@
 #include "offsite/data/batching.hpp"
 #include "offsite/data/packed_batch.hpp"
 #include "offsite/trainer/flat_parameters.hpp"
-#include "offsite/trainer/training_checkpoint.hpp"
+#include "offsite/trainer/run_identity.hpp"
 #include "offsite/trainer/training_hooks.hpp"
 #include "offsite/trainer/training_options.hpp"
 #include "offsite/trainer/training_state.hpp"
@@ -47,9 +47,7 @@ class TrainingLoop {
     require(!samples_.empty(), "there are no samples to train on");
     const bool judges = options_.keep_best || options_.early_stopping_patience > 0;
     require(!judges || hooks_.evaluate, "keeping the best parameters and stopping early need an evaluation");
-    if (!hooks_.checkpoints.empty())
-      checkpoints_.emplace(hooks_.checkpoints,
-                           detail::run_identity(options_, parameters_.layout(), samples_, compute));
+    if (hooks_.checkpoints) run_ = run_identity(options_, parameters_.layout(), samples_, compute);
     total_ = count_steps();
   }
 
@@ -59,9 +57,9 @@ class TrainingLoop {
   /// Trains to the end, or until the caller interrupts.
   /// \throws NumericError after `max_bad_steps` steps in a row whose loss or gradient was not finite.
   TrainingSummary run() {
-    if (hooks_.resume && checkpoints_)
-      if (auto state =
-              checkpoints_->restore(parameters_, best_, [&](std::string text) { tell(WarningEvent{text}); }))
+    if (hooks_.resume && hooks_.checkpoints)
+      if (auto state = hooks_.checkpoints.restore(run_, parameters_, best_,
+                                                  [&](std::string text) { tell(WarningEvent{text}); }))
         state_ = std::move(*state);
     while (state_.step < total_ && !stopped_early_ && !interrupted_) run_epoch();
     close_interval();
@@ -116,7 +114,7 @@ class TrainingLoop {
         ++state_.epoch;
         state_.step_in_epoch = 0;
       }
-      if (checkpoints_ && (interrupted_ || (!finished && due(options_.save_steps, last)))) save();
+      if (hooks_.checkpoints && (interrupted_ || (!finished && due(options_.save_steps, last)))) save();
       if (last) return;
     }
   }
@@ -214,8 +212,7 @@ class TrainingLoop {
   }
 
   void save() {
-    const auto path = checkpoints_->save(state_, parameters_, best_);
-    tell(CheckpointEvent{state_.step, path.string()});
+    tell(CheckpointEvent{state_.step, hooks_.checkpoints.save(run_, state_, parameters_, best_)});
   }
 
   void tell(const TrainingEvent& event) const {
@@ -247,7 +244,7 @@ class TrainingLoop {
   std::span<const Sample> samples_;
   TrainingOptions options_;
   TrainingHooks hooks_;
-  std::optional<TrainingCheckpoints> checkpoints_;
+  RunIdentity run_;  // what its checkpoints belong to; empty if none are written
   TrainingState state_;
   at::Tensor best_;  // values of the best evaluation, if it is to be kept
   std::int64_t total_ = 0, tokens_here_ = 0;
