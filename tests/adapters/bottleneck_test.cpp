@@ -19,7 +19,7 @@ using support::layer, support::relative_error;
 namespace {
 
 using Access = BlockAccess<Gpt2>;
-using Tuner = OffsiteTuning<Gpt2, UniformDrop, FedAvg, Bottleneck>;
+using BottleneckTuner = OffsiteTuning<Gpt2, UniformDrop, FedAvg, Bottleneck>;
 
 Bottleneck bottleneck(double dropout = 0) {
   Bottleneck policy;
@@ -28,8 +28,8 @@ Bottleneck bottleneck(double dropout = 0) {
   return policy;
 }
 
-Tuner disturbed(const Bottleneck& policy) {
-  Tuner tuner(model(), cut(), {}, {}, policy);
+BottleneckTuner disturbed(const Bottleneck& policy) {
+  BottleneckTuner tuner(model(), cut(), {}, {}, policy);
   auto& parameters = tuner.client().parameters();
   const at::Tensor change = support::random({parameters.layout().size()}, 3, 0.2);
   parameters.assign(parameters.values().add(change));
@@ -42,7 +42,7 @@ Tuner disturbed(const Bottleneck& policy) {
 TEST_CASE(
     "Bottleneck: a network behind attention and one behind the feed-forward part, and nothing else, trains") {
   const Gpt2 full = model();
-  Tuner tuner(full, cut(), {}, {}, bottleneck());
+  BottleneckTuner tuner(full, cut(), {}, {}, bottleneck());
   const auto& layout = tuner.client().parameters().layout();
   const auto C = full.config.n_embd;
   const auto blocks = static_cast<std::int64_t>(tuner.plan().adapters.size());
@@ -96,13 +96,13 @@ TEST_CASE(
   const auto refused = [](auto change) {
     Bottleneck policy;
     change(policy);
-    return support::message_of<ArgumentError>([&] { Tuner(model(), cut(), {}, {}, policy); });
+    return support::message_of<ArgumentError>([&] { BottleneckTuner(model(), cut(), {}, {}, policy); });
   };
   CHECK(refused([](auto& p) { p.width = 0; }) ==
         "the bottleneck's width is 0, but it must be positive and at most 65536");
   auto inputs = bottleneck();
   inputs.targets = {"c_attn"};
-  Tuner behind_inputs(model(), cut(), {}, {}, inputs);
+  BottleneckTuner behind_inputs(model(), cut(), {}, {}, inputs);
   CHECK(support::message_of<ArgumentError>([&] { (void)behind_inputs.train(samples(), {.max_steps = 1}); }) ==
         "a part of a layer's outputs was asked for, but a bottleneck behind it needs all");
 }

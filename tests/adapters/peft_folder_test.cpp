@@ -21,7 +21,7 @@ namespace {
 
 using Access = BlockAccess<Gpt2>;
 
-const char* const kKinds[] = {"lora", "rslora", "dora"};
+const char* const kPeftKinds[] = {"lora", "rslora", "dora"};
 
 std::filesystem::path golden(const std::string& kind) { return support::golden("peft/" + kind); }
 
@@ -57,7 +57,7 @@ std::string refused(const std::function<void(Json&)>& change_config,
 }  // namespace
 
 TEST_CASE("PEFT: its folders are read, and logits and gradients of the factors are PEFT's") {
-  for (const std::string kind : kKinds) {
+  for (const std::string kind : kPeftKinds) {
     CAPTURE(kind);
     const SafetensorsFile expected(golden(kind) / "expected.safetensors");
     const auto tensor = [&](const std::string& name) {
@@ -96,7 +96,7 @@ TEST_CASE("PEFT: what is written is what PEFT wrote, tensor by tensor and settin
   const support::TemporaryFolder temporary;
   const char* wanted = std::getenv("OFFSITE_KEEP_PEFT");  // for `make_peft.py check`
   const std::filesystem::path folder = wanted != nullptr ? std::filesystem::path(wanted) : temporary.path();
-  for (const std::string kind : kKinds) {
+  for (const std::string kind : kPeftKinds) {
     CAPTURE(kind);
     Gpt2 m = model();
     const Lora lora = load_peft(m, golden(kind));

@@ -37,8 +37,8 @@ TEST_CASE("BpeTokenizer: by character with bytes to fall back on, any bytes come
     const support::TemporaryFolder folder;
     support::write_file(folder / "tokenizer.json", merge_patched(base, shape.at("patch")).dump());
     const auto tokenizer = offsite::load_tokenizer(folder.path());
-    for (const std::string text :
-         {"\xff", "a \xe4\xb8 b", "\xf0\x9f\xa6\x99\xf0", "", " ", "  x", std::string("\0a", 2).c_str()})
+    for (const std::string& text : std::vector<std::string>{"\xff", "a \xe4\xb8 b", "\xf0\x9f\xa6\x99\xf0",
+                                                            "", " ", "  x", std::string("\0a", 2)})
       CHECK(tokenizer.decode(tokenizer.encode(text)) == text);
     // Continuing a text, ids keep the space that begins a text's first word.
     const Ids ids = tokenizer.encode("the bridge");

@@ -60,7 +60,7 @@ TEST_CASE(
     CHECK(support::message_of<offsite::ArgumentError>([&] { SqliteJournal{folder.path()}; }) ==
           "the journal in " + folder.path().string() + " is in use by another process");
   }
-  detail::Database(folder / "journal.sqlite").execute("PRAGMA user_version = 9");
+  offsite::federation::detail::Database(folder / "journal.sqlite").execute("PRAGMA user_version = 9");
   CHECK(support::message_of<offsite::ArgumentError>([&] { SqliteJournal{folder.path()}; }) ==
         "the journal in " + folder.path().string() + " is of version 9, but this reads version 1");
   support::write_file(folder / "journal.sqlite", std::string(5000, 'x'));
@@ -93,7 +93,7 @@ TEST_CASE("SqliteJournal: views show rounds, clients and updates") {
   add("decided", {{"round", 1}, {"kept", true}, {"loss", 1.25}});
   const auto row = [&](const char* sql, int columns) {
     std::string text;
-    detail::Database(folder / "journal.sqlite").run(sql, {}, [&](auto column) {
+    offsite::federation::detail::Database(folder / "journal.sqlite").run(sql, {}, [&](auto column) {
       for (int i = 0; i < columns; ++i) text += column(i) + "|";
     });
     return text;

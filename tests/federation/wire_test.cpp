@@ -48,7 +48,7 @@ std::vector<std::byte> mutated(std::vector<std::byte> bytes, offsite::RandomStre
 void sign(std::vector<std::byte>& bytes) {
   if (bytes.size() < kChecksumBytes) return;
   const auto body = std::span(bytes).first(bytes.size() - kChecksumBytes);
-  const auto sum = detail::checksum(body);
+  const auto sum = offsite::federation::detail::checksum(body);
   std::copy(sum.begin(), sum.end(), bytes.end() - static_cast<std::ptrdiff_t>(sum.size()));
 }
 
