@@ -27,7 +27,7 @@ using Milliseconds = std::chrono::milliseconds;
 using Instant = std::chrono::steady_clock::time_point;
 
 /// Most bytes of a frame in one gRPC message.
-inline constexpr std::size_t kPiece = 256 << 10;
+inline constexpr std::size_t kPiece = 128 << 10;
 inline constexpr std::size_t kLengthBytes = 8;
 /// Most bytes of one gRPC message.
 inline constexpr int kMostPiece = static_cast<int>(kPiece + kLengthBytes);
@@ -35,9 +35,9 @@ inline constexpr int kMostPiece = static_cast<int>(kPiece + kLengthBytes);
 /// What one end may hold of frames that were read and not taken, or are to be sent; one frame more of each at most.
 struct FrameLimits {
   std::uint64_t most_frame = kMostFrame;  ///< that a peer may send
-  std::uint64_t inbox = 16 << 20;         ///< of all peers together
+  std::uint64_t inbox = 8 << 20;          ///< of all peers together
   std::uint64_t inbox_of_peer = 4 << 20;  ///< before no more of this peer is read
-  std::uint64_t outbox = 16 << 20;  ///< of all peers together, before frames wait that could ask for more
+  std::uint64_t outbox = 8 << 20;  ///< of all peers together, before frames wait that could ask for more
   std::uint64_t outbox_of_peer = 4 << 20;              ///< of one, likewise
   std::uint64_t most_outbox = kMostFrame + (8 << 20);  ///< of one; frames beyond are lost
 };

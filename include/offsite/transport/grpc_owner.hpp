@@ -191,14 +191,14 @@ class GrpcOwnerTransport {
   [[nodiscard]] std::optional<Arrival> receive(std::int64_t timeout_ms) {
     return hub_->receive(detail::Milliseconds(timeout_ms));
   }
-  /// Bytes of messages that were read and not taken, or are to be sent: 44 MiB at most.
+  /// Bytes of messages that were read and not taken, or are to be sent: 24 MiB at most, but for frames that were sent unasked.
   [[nodiscard]] std::uint64_t held_bytes() const { return hub_->held_bytes(); }
   /// Sentences about clients that were refused or cut off since the last call.
   [[nodiscard]] std::vector<std::string> take_notices() { return hub_->take_notices(); }
 
  private:
   [[nodiscard]] static std::int64_t window(std::int64_t clients) {
-    return std::clamp<std::int64_t>((16 << 20) / clients, 64 << 10, 4 << 20);
+    return std::clamp<std::int64_t>((8 << 20) / clients, 64 << 10, 4 << 20);
   }
   [[nodiscard]] static std::string listening(const std::string& address, bool insecure) {
     const auto [host, port] = detail::split_address(address);
