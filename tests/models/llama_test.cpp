@@ -1,25 +1,12 @@
 #include "offsite/models/llama.hpp"
 
 #include "models/conformance.hpp"
+#include "models/small_llama.hpp"
 
 using namespace offsite;
+using conformance::small_llama;
 
 namespace {
-
-LlamaConfig small(std::string model_type = "llama") {
-  LlamaConfig c;
-  c.model_type = std::move(model_type);
-  c.num_hidden_layers = 4;
-  c.num_attention_heads = 4;
-  c.num_key_value_heads = 2;
-  c.hidden_size = 20;
-  c.head_dim = 6;
-  c.intermediate_size = 34;
-  c.max_position_embeddings = 64;
-  c.vocab_size = 50;
-  c.rope.dims = 6;
-  return c;
-}
 
 std::string refused(const Json& json) {
   return support::message_of<ProtocolError>([&] { (void)LlamaConfig::from_json(json); });
@@ -38,15 +25,15 @@ Json with(std::string_view fields, std::string_view model_type = "llama") {
 }  // namespace
 
 TEST_CASE("Llama: what holds of every model, plain and tied") {
-  conformance::check_conformance<Llama>(small());
-  auto other = small();
+  conformance::check_conformance<Llama>(small_llama());
+  auto other = small_llama();
   other.attention_bias = other.mlp_bias = other.tie_word_embeddings = true;
   other.rope = {.type = RopeType::kLlama3, .dims = 6, .factor = 4, .context = 16};
   conformance::check_conformance<Llama>(other);
 }
 
 TEST_CASE("Llama: what holds of every model, with windows") {
-  auto mistral = small("mistral"), qwen2 = small("qwen2");
+  auto mistral = small_llama("mistral"), qwen2 = small_llama("qwen2");
   mistral.sliding_window = 5;
   conformance::check_conformance<Llama>(mistral);
   qwen2.sliding_window = 7;
@@ -55,15 +42,15 @@ TEST_CASE("Llama: what holds of every model, with windows") {
 }
 
 TEST_CASE("Llama: what holds of every model, with norms of heads and with Gemma's ways") {
-  conformance::check_conformance<Llama>(small("qwen3"));
-  auto gemma = small("gemma");
+  conformance::check_conformance<Llama>(small_llama("qwen3"));
+  auto gemma = small_llama("gemma");
   gemma.hidden_act = "gelu_pytorch_tanh";
   gemma.tie_word_embeddings = true;
   conformance::check_conformance<Llama>(gemma);
 }
 
 TEST_CASE("Llama: a Gemma's embedding is scaled by a number rounded to its type") {
-  auto config = small("gemma");
+  auto config = small_llama("gemma");
   config.hidden_size = 2048;
   config.num_hidden_layers = 1;
   const std::vector<std::int64_t> none, two{2};
@@ -71,8 +58,8 @@ TEST_CASE("Llama: a Gemma's embedding is scaled by a number rounded to its type"
   const auto model = Llama::build(config, none, ones);
   const at::Tensor h = model.embed(support::longs({1, 2}), Sequences::of(two));
   CHECK(h[0][0].item<float>() == 45.25f);  // sqrt(2048) = 45.2548
-  CHECK(random_model<Llama>(small("gemma"), 1).head.norm->weight.sum().item<float>() == 0);
-  CHECK(random_model<Llama>(small(), 1).head.norm->weight.sum().item<float>() == 20);
+  CHECK(random_model<Llama>(small_llama("gemma"), 1).head.norm->weight.sum().item<float>() == 0);
+  CHECK(random_model<Llama>(small_llama(), 1).head.norm->weight.sum().item<float>() == 20);
 }
 
 TEST_CASE("LlamaConfig: the older spelling is read and written, keeping unknown fields") {
@@ -190,7 +177,7 @@ TEST_CASE("LlamaConfig: each member of the family has its own defaults and switc
   for (const auto* type : {"llama", "mistral", "qwen2", "qwen3", "gemma"}) {
     INFO(type);
     conformance::check_config<LlamaConfig>(with("{}", type));
-    const auto fresh = small(type).to_json();
+    const auto fresh = small_llama(type).to_json();
     CHECK(fresh.at("model_type") == Json(type));
     CHECK(LlamaConfig::from_json(fresh).to_json() == fresh);
     CHECK(Llama::accepts(type));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "models/conformance.hpp"
+#include "models/small_llama.hpp"
 #include "offsite/adapters/any_adapter.hpp"
 #include "offsite/models/llama.hpp"
 #include "offsite/ops/cross_entropy.hpp"
@@ -21,18 +22,10 @@ namespace {
 using Access = BlockAccess<Llama>;
 
 LlamaConfig small(std::string_view model_type) {
-  LlamaConfig c;
-  c.model_type = model_type;
+  auto c = conformance::small_llama(model_type);
   c.num_hidden_layers = 5;
-  c.num_attention_heads = 4;
-  c.num_key_value_heads = 2;
-  c.hidden_size = 24;
-  c.head_dim = 6;
-  c.intermediate_size = 40;
-  c.max_position_embeddings = 48;
   c.vocab_size = 30;
   c.sliding_window = model_type == "mistral" ? 6 : 0;
-  c.rope.dims = 6;
   return c;
 }
 

@@ -32,9 +32,7 @@ struct BloomConfig {
   [[nodiscard]] std::int64_t vocabulary_size() const { return vocab_size; }
   [[nodiscard]] double attention_dropout() const { return attention_dropout_rate; }
   [[nodiscard]] double residual_dropout() const { return hidden_dropout; }
-  [[nodiscard]] double attention_scale() const {
-    return 1.0 / std::sqrt(static_cast<double>(hidden_size / n_head));
-  }
+  [[nodiscard]] double attention_scale() const { return detail::attention_scale_of(hidden_size / n_head); }
   /// Standard deviation of a random weight.
   [[nodiscard]] double initial_deviation(std::string_view) const { return initializer_range; }
 
@@ -44,22 +42,18 @@ struct BloomConfig {
     f("n_head", c.n_head, "num_attention_heads");
     f("hidden_size", c.hidden_size, "n_embed");
     f("seq_length", c.seq_length);
-    f("vocab_size", c.vocab_size);
     f("layer_norm_epsilon", c.layer_norm_epsilon);
     f("apply_residual_connection_post_layernorm", c.apply_residual_connection_post_layernorm);
-    f("tie_word_embeddings", c.tie_word_embeddings);
     f("hidden_dropout", c.hidden_dropout);
     f("attention_dropout", c.attention_dropout_rate);
     f("initializer_range", c.initializer_range);
-    f("torch_dtype", c.dtype, "dtype");
+    detail::shared_fields(c, f);
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
-    detail::check_within("n_layer", n_layer, 1, 100'000);
+    detail::check_sizes(*this, "n_layer", "seq_length");
     detail::check_heads("hidden_size", hidden_size, "n_head", n_head);
-    detail::check_within("seq_length", seq_length, 1, detail::kMostTokens);
-    detail::check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
     detail::check_epsilon("layer_norm_epsilon", layer_norm_epsilon);
     detail::check_rate("hidden_dropout", hidden_dropout);
     detail::check_rate("attention_dropout", attention_dropout_rate);

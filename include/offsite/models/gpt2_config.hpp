@@ -45,7 +45,7 @@ struct Gpt2Config {
   [[nodiscard]] std::int64_t head_width() const { return n_embd / n_head; }
   /// What block `index` multiplies its attention scores by.
   [[nodiscard]] double attention_scale(std::int64_t index) const {
-    const double by_width = scale_attn_weights ? 1.0 / std::sqrt(static_cast<double>(head_width())) : 1.0;
+    const double by_width = scale_attn_weights ? detail::attention_scale_of(head_width()) : 1.0;
     return scale_attn_by_inverse_layer_idx ? by_width / static_cast<double>(index + 1) : by_width;
   }
 
@@ -61,27 +61,23 @@ struct Gpt2Config {
     f("n_head", c.n_head);
     f("n_embd", c.n_embd);
     f("n_positions", c.n_positions, "n_ctx");
-    f("vocab_size", c.vocab_size);
     f("layer_norm_epsilon", c.layer_norm_epsilon);
     f("activation_function", c.activation_function);
     f("scale_attn_weights", c.scale_attn_weights);
     f("scale_attn_by_inverse_layer_idx", c.scale_attn_by_inverse_layer_idx);
     f("reorder_and_upcast_attn", c.reorder_and_upcast_attn);
-    f("tie_word_embeddings", c.tie_word_embeddings);
     f("attn_pdrop", c.attn_pdrop);
     f("resid_pdrop", c.resid_pdrop);
     f("embd_pdrop", c.embd_pdrop);
     f("initializer_range", c.initializer_range);
-    f("torch_dtype", c.dtype, "dtype");
+    detail::shared_fields(c, f);
   }
 
   /// \throws ArgumentError for a value that no model can have, naming it.
   void check() const {
-    detail::check_within("n_layer", n_layer, 1, 100'000);
+    detail::check_sizes(*this, "n_layer", "n_positions");
     detail::check_heads("n_embd", n_embd, "n_head", n_head);
     detail::check_within("n_inner", n_inner, 0, 16 * detail::kWidest);
-    detail::check_within("n_positions", n_positions, 1, detail::kMostTokens);
-    detail::check_within("vocab_size", vocab_size, 1, detail::kMostTokens);
     detail::check_within("bos_token_id", bos_token_id, -1, detail::kMostTokens);
     detail::check_within("eos_token_id", eos_token_id, -1, detail::kMostTokens);
     detail::check_rate("attn_pdrop", attn_pdrop);

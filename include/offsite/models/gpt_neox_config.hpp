@@ -1,5 +1,4 @@
 #pragma once
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -40,7 +39,7 @@ struct GptNeoxConfig {
   [[nodiscard]] double attention_dropout() const { return attention_dropout_rate; }
   [[nodiscard]] double residual_dropout() const { return hidden_dropout; }
   [[nodiscard]] std::int64_t head_width() const { return hidden_size / num_attention_heads; }
-  [[nodiscard]] double attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(head_width())); }
+  [[nodiscard]] double attention_scale() const { return detail::attention_scale_of(head_width()); }
   /// Standard deviation of a random weight.
   [[nodiscard]] double initial_deviation(std::string_view) const { return initializer_range; }
 

@@ -1,7 +1,6 @@
 #pragma once
 #include <algorithm>
 #include <array>
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -93,7 +92,7 @@ struct LlamaConfig {
   [[nodiscard]] std::int64_t head_width() const {
     return head_dim == 0 ? hidden_size / num_attention_heads : head_dim;
   }
-  [[nodiscard]] double attention_scale() const { return 1.0 / std::sqrt(static_cast<double>(head_width())); }
+  [[nodiscard]] double attention_scale() const { return detail::attention_scale_of(head_width()); }
   /// Keys that queries of block `index` see; 0 = all.
   [[nodiscard]] std::int64_t window(std::int64_t index) const {
     const bool has = windowed.empty() ? index >= first_window : windowed[static_cast<std::size_t>(index)];

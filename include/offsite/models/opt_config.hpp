@@ -1,5 +1,4 @@
 #pragma once
-#include <cmath>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -42,7 +41,7 @@ struct OptConfig {
     return word_embed_proj_dim == 0 ? hidden_size : word_embed_proj_dim;
   }
   [[nodiscard]] double attention_scale() const {
-    return 1.0 / std::sqrt(static_cast<double>(hidden_size / num_attention_heads));
+    return detail::attention_scale_of(hidden_size / num_attention_heads);
   }
   [[nodiscard]] bool has_final_norm() const { return do_layer_norm_before && !remove_final_layer_norm; }
   /// Standard deviation of a random weight.

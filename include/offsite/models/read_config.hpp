@@ -1,5 +1,6 @@
 #pragma once
 #include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <initializer_list>
 #include <string>
@@ -47,27 +48,44 @@ inline void refuse_field(const ConfigFields& fields, const char* field, std::str
   require<ProtocolError>(!asked, "{} of the model's configuration is true, but {}", field, reason);
 }
 
-/// The fields that most families call alike.
+/// The fields that all families call alike.
+template <class Self, class F>
+void shared_fields(Self& c, F& f) {
+  f("vocab_size", c.vocab_size);
+  f("tie_word_embeddings", c.tie_word_embeddings);
+  f("torch_dtype", c.dtype, "dtype");
+}
+
+/// The fields that all families but the oldest call alike.
 template <class Self, class F>
 void common_fields(Self& c, F& f) {
   f("num_hidden_layers", c.num_hidden_layers);
   f("num_attention_heads", c.num_attention_heads);
   f("hidden_size", c.hidden_size);
   f("max_position_embeddings", c.max_position_embeddings);
-  f("vocab_size", c.vocab_size);
-  f("tie_word_embeddings", c.tie_word_embeddings);
   f("attention_dropout", c.attention_dropout_rate);
-  f("torch_dtype", c.dtype, "dtype");
+  shared_fields(c, f);
 }
 
-/// What holds of them whatever the family. \throws ArgumentError
+/// What attention multiplies its scores by: 1 / sqrt(width of a head).
+[[nodiscard]] inline double attention_scale_of(std::int64_t head_width) {
+  return 1.0 / std::sqrt(static_cast<double>(head_width));
+}
+
+/// Blocks, context and vocabulary, of which the first two have a name in each family. \throws ArgumentError
+template <class Config>
+void check_sizes(const Config& c, std::string_view blocks, std::string_view context) {
+  check_within(blocks, c.num_blocks(), 1, 100'000);
+  check_within(context, c.context_length(), 1, kMostTokens);
+  check_within("vocab_size", c.vocab_size, 1, kMostTokens);
+}
+
+/// What holds of the common fields whatever the family. \throws ArgumentError
 template <class Config>
 void check_common(const Config& c) {
-  check_within("num_hidden_layers", c.num_hidden_layers, 1, 100'000);
+  check_sizes(c, "num_hidden_layers", "max_position_embeddings");
   check_within("hidden_size", c.hidden_size, 1, kWidest);
   check_within("num_attention_heads", c.num_attention_heads, 1, kWidest);
-  check_within("max_position_embeddings", c.max_position_embeddings, 1, kMostTokens);
-  check_within("vocab_size", c.vocab_size, 1, kMostTokens);
   check_rate("attention_dropout", c.attention_dropout_rate);
 }
 
