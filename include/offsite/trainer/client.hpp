@@ -89,8 +89,8 @@ class Client {
     return tensors;
   }
 
-  std::vector<at::Tensor>
-      offered_;  // in the layout's order: what updates are measured from until values come
+  // In the layout's order: what updates are measured from, until values are received.
+  std::vector<at::Tensor> offered_;
   TrainedModel<Model, Access> trained_;
   at::Tensor received_;
 };
