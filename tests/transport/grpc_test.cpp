@@ -354,10 +354,10 @@ TEST_CASE("gRPC transport: peers that keep to no rule are cut off, and named") {
   SUBCASE("nothing more of a message") {
     const auto status = status_of({RawClient::beginning(1 << 20, 1000)});
     CHECK(status.error_code() == grpc::StatusCode::DEADLINE_EXCEEDED);
-    CHECK(contains(status.error_message(), "sent nothing more of a message that it had begun for 0.5 s"));
+    CHECK(contains(status.error_message(), "did not finish a message that it had begun for 0.5 s"));
     const auto notices = owner.take_notices();
     REQUIRE(notices.size() == 1);
-    CHECK(contains(notices[0], "the connection to lab-a was cut: it sent nothing more"));
+    CHECK(contains(notices[0], "the connection to lab-a was cut: it did not finish"));
   }
   SUBCASE("a piece that is too large") {
     CHECK(status_of({RawClient::beginning(4 << 20, 1 << 20)}).error_code() ==

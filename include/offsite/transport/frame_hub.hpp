@@ -158,7 +158,6 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     const bool whole = good && append_piece(stream, wrong);
     const Change change(*this);
     stream.reading_ = false;
-    stream.progress_ = std::chrono::steady_clock::now();
     if (!good) {
       end(stream, grpc::Status::OK, false);
     } else if (!wrong.empty()) {
@@ -346,7 +345,7 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
         reserved_ += s.expected_;
         s.admitted_ = true;
         s.partial_.reserve(s.expected_);
-        s.progress_ = std::chrono::steady_clock::now();
+        s.admittance_ = std::chrono::steady_clock::now();
         woken_.push_back(waiting_.front());
       }
       s.waiting_ = false;
@@ -407,9 +406,9 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
         woken_.push_back(stream);
       } else if (write_stuck) {
         cut(s, grpc::StatusCode::DEADLINE_EXCEEDED, stalled("took nothing of what was sent to it"));
-      } else if (s.admitted_ && s.reading_ && now - s.progress_ > stall_) {
-        cut(s, grpc::StatusCode::DEADLINE_EXCEEDED,
-            stalled("sent nothing more of a message that it had begun"));
+      } else if (s.admitted_ && now - s.admittance_ > stall_) {
+        // The whole message, not its next piece: others wait for the room that it has.
+        cut(s, grpc::StatusCode::DEADLINE_EXCEEDED, stalled("did not finish a message that it had begun"));
       }
     }
   }

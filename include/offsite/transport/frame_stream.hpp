@@ -74,7 +74,7 @@ class FrameStream : public Reactor, public std::enable_shared_from_this<FrameStr
   std::vector<std::byte> partial_;  // touched without the lock by who reads
   std::uint64_t expected_ = 0;      // bytes of the frame that is being read; 0 between frames
   bool reading_ = false, admitted_ = false, waiting_ = false;
-  Instant progress_{};  // the last piece
+  Instant admittance_{};  // when the frame was let in
   std::deque<std::vector<std::byte>> ready_;
   std::uint64_t ready_bytes_ = 0;
 

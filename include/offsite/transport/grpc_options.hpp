@@ -28,7 +28,7 @@ struct GrpcTiming {
   std::int64_t keep_alive_ms = 10'000;  ///< of silence before a peer is asked for a sign of life
   std::int64_t answer_ms = 10'000;      ///< for that sign, before the connection counts as lost
   std::int64_t connect_ms = 20'000;     ///< for an owner to take a connection
-  std::int64_t stall_ms = 60'000;       ///< without progress in the middle of a message
+  std::int64_t stall_ms = 60'000;       ///< for a message that was begun, or a piece of one to leave
   std::int64_t linger_ms = 5'000;       ///< for the last messages to leave, at the end
   std::int64_t retry_ms = 500;  ///< before the first new attempt to connect; doubles up to `most_retry_ms`
   std::int64_t most_retry_ms = 15'000;
