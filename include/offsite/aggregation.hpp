@@ -10,4 +10,5 @@
 #include "offsite/aggregation/norm_bounded.hpp"
 #include "offsite/aggregation/policy_state.hpp"
 #include "offsite/aggregation/server_optimizers.hpp"
+#include "offsite/aggregation/streaming.hpp"
 #include "offsite/aggregation/weighted_mean.hpp"

@@ -173,3 +173,29 @@ TEST_CASE("AnyAggregation: its text reads as itself; what is wrong is said in on
   refuses("krum:-1", "faulty is -1");
   refuses("multi_krum:1,keep=2000", "keep is 2000");
 }
+
+TEST_CASE("StreamingAggregation: the mean family gives the same bits from one running sum") {
+  std::vector<ClientUpdate> updates;
+  for (std::uint64_t i = 0; i < 7; ++i) updates.push_back({random_vector(9000, i), 1.0 + double(i)});
+  for (const auto* text :
+       {"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "norm:20+fedadam", "norm:1+fedavg"}) {
+    CAPTURE(text);
+    const auto policy = AnyAggregation::parse(text);
+    REQUIRE(policy.streams());
+    AnyAggregation::State whole, streamed;
+    auto x = random_vector(9000, 99), y = x;
+    for (int round = 0; round < 2; ++round) {
+      WeightedSum sum;
+      for (const auto& update : updates) policy.add(sum, update);
+      x = policy.aggregate(x, updates, whole);
+      y = policy.finish(y, sum, streamed);
+      CHECK(x == y);
+    }
+  }
+  for (const auto* text : {"trimmed_mean", "coordinate_median", "geometric_median", "krum", "bulyan"})
+    CHECK_FALSE(AnyAggregation::parse(text).streams());
+  WeightedSum sum;
+  CHECK_THROWS_AS((void)sum.mean(), ArgumentError);
+  sum.add({random_vector(3, 1), 1});
+  CHECK_THROWS_AS(sum.add({random_vector(4, 1), 1}), ArgumentError);
+}

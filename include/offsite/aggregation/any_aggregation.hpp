@@ -22,6 +22,7 @@
 #include "offsite/aggregation/norm_bounded.hpp"
 #include "offsite/aggregation/policy_state.hpp"
 #include "offsite/aggregation/server_optimizers.hpp"
+#include "offsite/aggregation/streaming.hpp"
 
 namespace offsite {
 
@@ -48,6 +49,24 @@ struct AnyAggregation {
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const;
 
+  /// Whether it sees no more of the updates than their weighted mean; see `StreamingAggregation`.
+  [[nodiscard]] bool streams() const {
+    return std::holds_alternative<FedAvg>(policy) || std::holds_alternative<FedAvgM>(policy) ||
+           std::holds_alternative<FedAdam>(policy) || std::holds_alternative<FedYogi>(policy) ||
+           std::holds_alternative<FedAdagrad>(policy);
+  }
+  void add(WeightedSum& sum, const ClientUpdate& update) const {
+    if (!bounds_norms()) return sum.add(update);
+    sum.add(detail::bounded_updates(update.delta.size(), std::span(&update, 1), max_norm).front());
+  }
+  /// \throws ArgumentError as the chosen policy does.
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
+                                       State& state) const {
+    // The mean of one update is that update, so each policy of the mean family does the rest by itself.
+    const ClientUpdate mean{sum.mean(), 1};
+    return AnyAggregation{policy}.aggregate(global, std::span(&mean, 1), state);
+  }
+
   /// Updates without which the policy cannot work.
   [[nodiscard]] std::int64_t least_updates() const {
     if (const auto* krum = std::get_if<MultiKrum>(&policy)) return 2 * krum->faulty + 3;
@@ -63,6 +82,9 @@ struct AnyAggregation {
   /// first setting; those that are left out have their defaults.
   /// \throws ArgumentError saying what is wrong with it, settings out of range included.
   [[nodiscard]] static AnyAggregation parse(std::string_view text);
+
+ private:
+  [[nodiscard]] bool bounds_norms() const { return !std::isinf(max_norm) || max_norm < 0; }
 };
 
 namespace detail {
@@ -186,7 +208,7 @@ template <class Number>
 inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
                                                  std::span<const ClientUpdate> updates, State& state) const {
   std::vector<ClientUpdate> bounded;
-  if (!std::isinf(max_norm) || max_norm < 0) {
+  if (bounds_norms()) {
     bounded = detail::bounded_updates(global.size(), updates, max_norm);
     updates = bounded;
   }
@@ -206,7 +228,7 @@ inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
 
 inline std::string AnyAggregation::text() const {
   std::string text, settings;
-  if (!std::isinf(max_norm)) text = "norm:" + detail::shortest_text(max_norm) + "+";
+  if (bounds_norms()) text = "norm:" + detail::shortest_text(max_norm) + "+";
   for (auto [name, ready] : detail::ready_aggregations())
     if (ready.index() == policy.index()) {
       const auto* krum = std::get_if<MultiKrum>(&policy);
@@ -250,6 +272,6 @@ inline AnyAggregation AnyAggregation::parse(std::string_view text) {
   return result;
 }
 
-static_assert(AggregationPolicy<AnyAggregation> && PersistentState<AnyAggregation::State>);
+static_assert(StreamingAggregation<AnyAggregation> && PersistentState<AnyAggregation::State>);
 
 }  // namespace offsite

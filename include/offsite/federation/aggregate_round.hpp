@@ -10,6 +10,7 @@
 
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/aggregation/policy_state.hpp"
+#include "offsite/aggregation/streaming.hpp"
 #include "offsite/federation/events.hpp"
 #include "offsite/federation/journal.hpp"
 #include "offsite/federation/safetensors_bytes.hpp"
@@ -72,6 +73,44 @@ template <PersistentState S, Journal J>
   }
 }
 
+template <class J>
+[[nodiscard]] ClientUpdate update_of(const CountedUpdate& update, J& journal) {
+  const auto view = journal.view(update.sha256);
+  return {flattened(read_safetensors(view.bytes, "an update")), update.weight};
+}
+
+/// Why `work` cannot be done; empty if it was.
+template <class Work>
+[[nodiscard]] std::string refusal_of(const Work& work) {
+  try {
+    work();
+    return {};
+  } catch (const Error& error) {
+    return error.what();
+  }
+}
+
+/// Asks the policy for the next values; of one that takes updates one by one, no two of them are in memory.
+/// \returns why it refuses; what the journal throws passes through
+template <AggregationPolicy Policy, Journal J>
+[[nodiscard]] std::string aggregate_into(Eigen::VectorXf& next, const Policy& policy,
+                                         const Aggregate& request, const Eigen::VectorXf& before,
+                                         typename Policy::State& state, J& journal) {
+  if constexpr (StreamingAggregation<Policy>) {
+    if (policy.streams()) {
+      WeightedSum sum;
+      for (const auto& counted : request.updates) {
+        const auto update = update_of(counted, journal);
+        if (auto why = refusal_of([&] { policy.add(sum, update); }); !why.empty()) return why;
+      }
+      return refusal_of([&] { next = policy.finish(before, sum, state); });
+    }
+  }
+  std::vector<ClientUpdate> updates;
+  for (const auto& counted : request.updates) updates.push_back(update_of(counted, journal));
+  return refusal_of([&] { next = policy.aggregate(before, updates, state); });
+}
+
 }  // namespace detail
 
 /// Carries out `Aggregate`: the next adapters, in the journal. A policy that refuses these updates is an answer with an
@@ -82,23 +121,14 @@ requires PersistentState<typename Policy::State>
   const auto global = journal.view(request.global);
   const auto tensors = read_safetensors(global.bytes, "the adapters");
   const auto before = detail::flattened(tensors);
-  std::vector<ClientUpdate> updates;
-  for (const auto& update : request.updates) {
-    const auto view = journal.view(update.sha256);
-    updates.push_back({detail::flattened(read_safetensors(view.bytes, "an update")), update.weight});
-  }
   typename Policy::State state{};
   detail::load_state(state, request.policy_state, journal);
   Aggregated answer{request.round, {}, {}, {}};
   Eigen::VectorXf next;
-  try {
-    next = policy.aggregate(before, updates, state);
-    require<NumericError>(next.size() == before.size() && next.allFinite(),
-                          "the aggregation of round {} gave numbers that are not finite", request.round);
-  } catch (const Error& error) {
-    answer.error = error.what();
-    return answer;
-  }
+  answer.error = detail::aggregate_into(next, policy, request, before, state, journal);
+  if (answer.error.empty() && !(next.size() == before.size() && next.allFinite()))
+    answer.error = formatted("the aggregation of round {} gave numbers that are not finite", request.round);
+  if (!answer.error.empty()) return answer;
   answer.global = journal.put(detail::unflattened(next, tensors));
   answer.policy_state = detail::save_state(state, journal);
   return answer;

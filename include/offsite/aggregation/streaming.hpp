@@ -1,0 +1,46 @@
+#pragma once
+#include <Eigen/Core>
+
+#include <concepts>
+#include <span>
+
+#include "offsite/aggregation/aggregation_policy.hpp"
+
+namespace offsite {
+
+/// A weighted mean in the making: one running sum, in double, however many updates there are.
+class WeightedSum {
+ public:
+  /// \throws ArgumentError as `check_updates` does.
+  void add(const ClientUpdate& update) {
+    if (sum_.size() == 0) sum_.setZero(update.delta.size());
+    check_updates(sum_.size(), std::span(&update, 1));
+    sum_ += update.weight * update.delta.cast<double>();
+    weight_ += update.weight;
+  }
+  /// The mean, to the bit that of `weighted_mean` of the same updates in the same order.
+  [[nodiscard]] Eigen::VectorXf mean() const {
+    require(weight_ > 0, "there is no update to aggregate");
+    return (sum_ / weight_).cast<float>();
+  }
+
+ private:
+  Eigen::VectorXd sum_;
+  double weight_ = 0;
+};
+
+/// A policy that may take updates one by one, so that no two of them are in memory.
+///
+///   `p.streams()`                     whether this one does; some policies need all updates at once
+///   `p.add(sum, update)`              takes an update into a `WeightedSum`
+///   `p.finish(global, sum, state)`    what `aggregate` gives for the same updates in the same order, bit for bit
+template <class P>
+concept StreamingAggregation = AggregationPolicy<P> &&
+    requires(const P& policy, WeightedSum& sum, ClientUpdate update, const Eigen::VectorXf& global,
+             typename P::State& state) {
+  { policy.streams() } -> std::same_as<bool>;
+  policy.add(sum, update);
+  { policy.finish(global, sum, state) } -> std::same_as<Eigen::VectorXf>;
+};
+
+}  // namespace offsite
