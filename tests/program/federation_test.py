@@ -138,8 +138,8 @@ def equals_files_encrypted(folder):
 
 
 def killed_again_and_again(folder, at, kills):
-    """A run of two clients, of which one end is killed whenever something was recorded: as often as asked for."""
-    rounds = ("--rounds", 4, "--min-clients", 2, "--aggregate", "fedadam:0.01", "--keep-optimizer", "--lr-scheduler", "cosine")
+    """A run of two clients, of which one end is killed whenever something was recorded; as many rounds as kills."""
+    rounds = ("--rounds", kills, "--min-clients", 2, "--aggregate", "fedadam:0.01", "--keep-optimizer", "--lr-scheduler", "cosine")
     offsite(*simulate(folder, "--data", shares(folder, 2), "--split-data", "by-file", *rounds, "--out", folder / "simulated"))
     expected = (folder / "simulated/model.safetensors").read_bytes()
     commands = {"owner": serve(folder, *rounds, "--grace", 60, at=at), "client-1": join(folder, 1, at=at), "client-2": join(folder, 2, at=at)}
@@ -167,7 +167,7 @@ def killed_again_and_again(folder, at, kills):
     assert done == kills, f"it was over after {done} kills"
     assert (folder / "owner-model/model.safetensors").read_bytes() == expected
     run = journal(folder / "owner")
-    assert run["state"] == "finished" and [r["updates"] for r in run["rounds"]] == [2] * 4, run
+    assert run["state"] == "finished" and [r["updates"] for r in run["rounds"]] == [2] * kills, run
 
 
 @test
