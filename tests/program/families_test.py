@@ -64,7 +64,7 @@ for name in FAMILIES:
         for number, policy in enumerate(policies):
             (folder / str(number)).mkdir()
             check_round(folder / str(number), model, data, policy)
-    check_family.__doc__ = f"{name}: the five rows, and the same by processes of their own, with whole blocks and {' '.join(map(str, POLICIES[name][1:]))}"
+    check_family.__doc__ = f"{name}: the five rows, and the same by processes of their own, also with {' '.join(map(str, POLICIES[name][1:]))}"
     test(check_family)
 
 

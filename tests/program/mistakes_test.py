@@ -241,7 +241,7 @@ def full_disk(folder):
 def interrupted(folder):
     """an interrupted run leaves a checkpoint; resumed it ends with the same bits as one that was not"""
     model, data = setup(folder)
-    long = ("--max-steps", 100 if SANITIZED else 400, "--dtype", "float32", "--learning-rate", 1e-3)
+    long = ("--max-steps", 60 if SANITIZED else 400, "--dtype", "float32", "--learning-rate", 1e-3)
     words = ("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *long)
     offsite(*words, "--out", folder / "whole", "--save-steps", 1000)
     running = subprocess.Popen([PROGRAM, *map(str, words), "--out", folder / "cut", "--save-steps", "3"], stderr=subprocess.PIPE, text=True)
