@@ -35,7 +35,7 @@ EXCEPTIONS = {
 }
 
 # No LibTorch here: bytes, numbers and text only
-WITHOUT_LIBTORCH = r"core/(?!tensors\.hpp|sequences\.hpp).*|io/(safetensors|json|mapped|atomic|staged|sha).*|" \
+WITHOUT_LIBTORCH = r"core/(?!tensors\.hpp|tensor_arena\.hpp|sequences\.hpp).*|io/(safetensors|json|mapped|atomic|staged|sha).*|" \
                    r"data/(task|tokenizer|sample).*|aggregation/.*|federation/.*|transport/.*"
 HEAVY = r"(torch/(torch|all|nn|script|jit)|torch/(nn|optim|data|jit)/|ATen/ATen\.h|ATen/Functions\.h)"
 
