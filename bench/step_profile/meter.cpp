@@ -25,11 +25,12 @@
 
 #include "common.hpp"
 #include "offsite/core/process.hpp"
+#include "offsite/core/tensor_arena.hpp"
 
 namespace bench {
 namespace {
 
-constexpr std::size_t kMostSamples = 1 << 20;
+constexpr std::size_t kMostSamples = 1 << 18;
 struct Sampled {
   std::int32_t call;  // which kind of call was running, or -1
   void* at;
@@ -223,6 +224,7 @@ struct Meter::Impl {
   at::CallbackHandle handle = 0;
   std::atomic<bool> watching{false};
   std::atomic<std::int64_t> anonymous{0};
+  std::int64_t anonymous_before = offsite::anonymous_memory();
   std::thread watcher;
   void begin_counting() {
     counting = true;
@@ -322,6 +324,11 @@ void Meter::print() {
               1e-6 * static_cast<double>(peak));
   std::printf("anonymous memory       %8.1f MB at most; resident with files %.1f MB at most\n",
               1e-6 * static_cast<double>(impl_->anonymous), 1.048576 * peak_resident());
+
+  if (const auto arena = offsite::TensorArena::figures(); arena.reached > 0)
+    std::printf("the arena of tensors   %8.1f MB of it; at the beginning there were %.1f MB\n",
+                1e-6 * static_cast<double>(arena.reached),
+                1e-6 * static_cast<double>(impl_->anonymous_before));
 
   const auto sorted = [](const std::map<std::string, double>& from) {
     std::vector<std::pair<std::string, double>> list(from.begin(), from.end());

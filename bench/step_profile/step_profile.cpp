@@ -1,14 +1,14 @@
 // Where does a client's training step go? Prints the budget of its processor time, its products, page faults and memory.
 //   step_profile MODEL [type=bfloat16] [batch=16] [steps=10] [warm=3] [vary=0] [threads=2] [data=DIR]
-//                      [bottom=2] [emulator=4] [top=2] [keep=1]
+//                      [bottom=2] [emulator=4] [top=2] [arena=1] [rate=0]
 // MODEL is a model folder, or gpt2-small for that shape with random weights. `data` holds sciq/train.json and
 // tokenizers/gpt2: the samples' lengths come from there. vary=1 gives every step other samples, and so other lengths;
-// keep=0 leaves the allocator as it is.
+// arena=0 leaves the allocator as it is; rate=1 watches nothing and prints one line of JSON, as the peers do.
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 
 #include "common.hpp"
-#include "offsite/core/process.hpp"
+#include "offsite/core/tensor_arena.hpp"
 #include "offsite/io/model_folder.hpp"
 #include "step_profile/families.hpp"
 
@@ -27,12 +27,13 @@ int main(int argc, char** argv) {
                                {"bottom", "2"},
                                {"emulator", "4"},
                                {"top", "2"},
-                               {"keep", "1"}});
+                               {"arena", "1"},
+                               {"rate", "0"}});
     const auto& model = arguments.text("model");
     offsite::require(!model.empty(),
                      "step_profile wants a model folder or gpt2-small; see the head of its file");
-    if (arguments.number("keep") != 0) offsite::keep_freed_memory();
-    watch_allocations();
+    if (arguments.number("arena") != 0) offsite::TensorArena::install();
+    if (arguments.number("rate") == 0) watch_allocations();
     at::globalContext().setFlushDenormal(true);
     at::set_num_threads(static_cast<int>(arguments.number("threads")));
     const auto type = model == "gpt2-small" ? "gpt2" : offsite::model_type_of(model);
