@@ -1,7 +1,9 @@
 #pragma once
 #include <malloc.h>
+#include <sys/mman.h>
 
 #include <climits>
+#include <cstddef>
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
@@ -29,6 +31,30 @@ inline void keep_freed_memory() {
     if (std::sscanf(line, "RssAnon: %lld kB", &kilobytes) == 1) break;
   std::fclose(status);
   return static_cast<std::int64_t>(kilobytes) * 1024;
+}
+
+/// Takes the pages of a mapped file that hold `bytes` at `data` out of this process's memory: for what has been read and
+/// is hardly needed again. Its contents stay, and are read anew when touched. Does nothing to memory of other kinds.
+inline void release_file_pages(const void* data, std::size_t bytes) {
+#ifdef MADV_PAGEOUT
+  constexpr std::uintptr_t kPage = 4096;
+  const auto address = reinterpret_cast<std::uintptr_t>(data);
+  const auto first = (address + kPage - 1) / kPage * kPage, last = (address + bytes) / kPage * kPage;
+  if (first >= last) return;
+  std::FILE* maps = std::fopen("/proc/self/maps", "re");
+  if (maps == nullptr) return;
+  char line[512];
+  bool of_file = false;
+  while (!of_file && std::fgets(line, sizeof line, maps) != nullptr) {
+    unsigned long long begin = 0, end = 0, inode = 0;
+    if (std::sscanf(line, "%llx-%llx %*s %*s %*s %llu", &begin, &end, &inode) == 3)
+      of_file = begin <= first && last <= end && inode != 0;
+  }
+  std::fclose(maps);
+  if (of_file) madvise(reinterpret_cast<void*>(first), last - first, MADV_PAGEOUT);
+#else
+  (void)data, (void)bytes;
+#endif
 }
 
 }  // namespace offsite

@@ -12,6 +12,7 @@
 
 #include "offsite/adapters/whole_blocks.hpp"
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/core/process.hpp"
 #include "offsite/trainer/offer.hpp"
 #include "offsite/trainer/trained_model.hpp"
 
@@ -30,7 +31,10 @@ class Client {
   explicit Client(Offer<Model> offer, at::ScalarType compute = at::kFloat, const Adapters& adapters = {})
       : offered_(trained_tensors(offer, adapters)),
         trained_(std::move(offer.model), offer.plan.kept(),
-                 TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters) {}
+                 TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters) {
+    for (const at::Tensor& tensor : offered_)
+      if (tensor.is_contiguous()) release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
+  }
 
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
   TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,

@@ -14,6 +14,7 @@
 
 #include "offsite/adapters/adapter_policy.hpp"
 #include "offsite/blocks/visit_linears.hpp"
+#include "offsite/core/process.hpp"
 #include "offsite/data/packed_batch.hpp"
 #include "offsite/models/causal_lm.hpp"
 #include "offsite/ops/cross_entropy.hpp"
@@ -125,7 +126,11 @@ class TrainedModel {
           parameters_.bind(parameters_.layout().tensors()[next++], slot, !hand);
         });
     detail::visit_all<Access>(model_, [&](at::Tensor& tensor) {
-      if (!tensor.grad().defined()) tensor = tensor.to(compute);
+      if (tensor.grad().defined()) return;
+      const at::Tensor converted = tensor.to(compute);
+      if (!converted.is_same(tensor) && tensor.is_contiguous())
+        release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
+      tensor = converted;
     });
   }
 
