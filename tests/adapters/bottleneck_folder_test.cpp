@@ -12,6 +12,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace bottleneck_folder_test {
+
 using namespace offsite;
 using golden_training::model;
 using support::layer, support::relative_error;
@@ -134,3 +136,5 @@ TEST_CASE("bottleneck folder: what does not fit is refused") {
           load_peft(m, good);
         }).ends_with("is of the PEFT type 'BOTTLENECK', but only LORA is supported"));
 }
+
+}  // namespace bottleneck_folder_test

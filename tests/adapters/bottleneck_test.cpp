@@ -12,6 +12,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace bottleneck_test {
+
 using namespace offsite;
 using golden_training::cut, golden_training::model, golden_training::samples;
 using support::layer, support::relative_error;
@@ -106,3 +108,5 @@ TEST_CASE(
   CHECK(support::message_of<ArgumentError>([&] { (void)behind_inputs.train(samples(), {.max_steps = 1}); }) ==
         "a part of a layer's outputs was asked for, but a bottleneck behind it needs all");
 }
+
+}  // namespace bottleneck_test

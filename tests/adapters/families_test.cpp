@@ -13,6 +13,8 @@
 #include "offsite/models/opt.hpp"
 #include "support/test.hpp"
 
+namespace families_test {
+
 using namespace offsite;
 using support::relative_error;
 
@@ -123,3 +125,5 @@ TEST_CASE("adapters: Llama has every policy, gradients equal autograd's") {
       "intermediate_size": 20, "max_position_embeddings": 40, "vocab_size": 61, "num_key_value_heads": 2})"),
                         7);
 }
+
+}  // namespace families_test

@@ -17,6 +17,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace lora_test {
+
 using namespace offsite;
 using golden_training::cut, golden_training::model, golden_training::samples;
 using support::layer, support::relative_error;
@@ -325,3 +327,5 @@ TEST_CASE("Lora: settings out of range and targets that name nothing give one se
   CHECK(refused([](auto& p) { p.targets = {"a;b"}; }) ==
         "a target is 'a;b', but targets are the ends of layers' names, such as c_attn or attn.c_proj");
 }
+
+}  // namespace lora_test

@@ -13,6 +13,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace peft_folder_test {
+
 using namespace offsite;
 using golden_training::model, golden_training::samples;
 using support::layer, support::relative_error;
@@ -196,3 +198,5 @@ TEST_CASE(
         "belongs to no "
         "linear layer of the model's blocks");
 }
+
+}  // namespace peft_folder_test

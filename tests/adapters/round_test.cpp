@@ -15,6 +15,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace round_test {
+
 using namespace offsite;
 using golden_training::cut, golden_training::model, golden_training::samples;
 using support::relative_error;
@@ -296,3 +298,5 @@ TEST_CASE("PlacedAdapters: text and back; what people write is completed; mistak
         "the adapter policy 'bottom: lora' must say what trains in bottom and top, once each or for both");
   CHECK(refused("lora alpha=nan") == "LoRA's alpha is nan, but it must be positive");
 }
+
+}  // namespace round_test

@@ -9,6 +9,8 @@
 
 #include "support/test.hpp"
 
+namespace aggregation_test {
+
 using namespace offsite;
 
 namespace {
@@ -94,3 +96,5 @@ TEST_CASE(
     CHECK((mean - (all * 4 - updates[lost].delta) / 3).norm() < 1e-5f * mean.norm());
   }
 }
+
+}  // namespace aggregation_test

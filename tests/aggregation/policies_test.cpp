@@ -16,6 +16,8 @@
 
 #include "support/test.hpp"
 
+namespace policies_test {
+
 using namespace offsite;
 
 namespace {
@@ -199,3 +201,5 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
   sum.add({random_vector(3, 1), 1});
   CHECK_THROWS_AS(sum.add({random_vector(4, 1), 1}), ArgumentError);
 }
+
+}  // namespace policies_test

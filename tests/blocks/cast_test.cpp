@@ -5,6 +5,8 @@
 #include "support/test.hpp"  // last: see there
 #include "trainer/own_model.hpp"
 
+namespace cast_test {
+
 using namespace offsite;
 
 TEST_CASE("cast_model: casts what has another type, shares the rest, leaves the original alone") {
@@ -42,3 +44,5 @@ TEST_CASE("cast_model: a model in bfloat16 scores nearly as in float32") {
   CHECK(rounded != exact);
   CHECK(rounded == doctest::Approx(exact).epsilon(0.05));
 }
+
+}  // namespace cast_test

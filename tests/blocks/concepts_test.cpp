@@ -18,6 +18,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace concepts_test {
+
 using namespace offsite;
 
 // What no compiler can check of a model's accessor, asked of every model. A new model adds one struct.
@@ -143,3 +145,5 @@ TEST_CASE_TEMPLATE(
   CHECK(at::equal(other.narrow(0, 0, last + length - 1), whole.narrow(0, 0, last + length - 1)));
   CHECK_FALSE(at::equal(other, whole));
 }
+
+}  // namespace concepts_test

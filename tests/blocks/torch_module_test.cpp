@@ -29,6 +29,8 @@
 
 #include "support/test.hpp"
 
+namespace torch_module_test {
+
 using namespace offsite;
 
 namespace {
@@ -299,3 +301,5 @@ TEST_CASE("TorchModule: what cannot be a model is refused in one sentence") {
   other->blocks->push_back(torch::nn::Linear(2, 2));
   CHECK(message(other, make).find("'blocks.1' is a torch::nn::LinearImpl") == 0);
 }
+
+}  // namespace torch_module_test

@@ -11,6 +11,8 @@
 
 #include "support/test.hpp"
 
+namespace process_test {
+
 using namespace offsite;
 
 namespace {
@@ -57,3 +59,5 @@ TEST_CASE("release_file_pages: a mapped file's pages leave memory and come back 
   close(file);
   std::remove(name);
 }
+
+}  // namespace process_test

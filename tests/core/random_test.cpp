@@ -5,6 +5,8 @@
 
 #include "support/test.hpp"
 
+namespace random_test {
+
 using namespace offsite;
 
 TEST_CASE("permutation: every element once, fixed by its key, different for another key") {
@@ -38,3 +40,5 @@ TEST_CASE("RandomStream: stays below its bound, fills [0, 1) evenly") {
   CHECK(sum / 100000 == doctest::Approx(0.5).epsilon(0.01));
   CHECK_THROWS_AS((void)random.below(0), ArgumentError);
 }
+
+}  // namespace random_test

@@ -11,6 +11,8 @@
 
 #include "support/test.hpp"
 
+namespace tensor_arena_test {
+
 using namespace offsite;
 
 namespace {
@@ -96,3 +98,5 @@ TEST_CASE("TensorArena: tensors go to the lowest gap, and steps of any length re
   }
   CHECK(before.const_data_ptr<float>()[kMany - 1] == 1.0f);
 }
+
+}  // namespace tensor_arena_test

@@ -11,6 +11,8 @@
 
 #include "support/test.hpp"
 
+namespace tensors_test {
+
 using namespace offsite;
 
 namespace {
@@ -119,3 +121,5 @@ TEST_CASE("view_of: shares the tensor's bytes and refuses what is not dense") {
   CHECK_THROWS_AS((void)view_of(tensor.t()), ArgumentError);
   CHECK_THROWS_AS((void)view_of(at::Tensor{}), ArgumentError);
 }
+
+}  // namespace tensors_test

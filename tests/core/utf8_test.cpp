@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace utf8_test {
+
 using namespace offsite;
 
 TEST_CASE("first_code_point: strict") {
@@ -47,3 +49,5 @@ TEST_CASE("display_width, fit_width") {
   CHECK(fit_width("abc", 0).empty());
   CHECK(fit_width("abc", 9) == "abc");
 }
+
+}  // namespace utf8_test

@@ -7,6 +7,8 @@
 
 #include "support/test.hpp"
 
+namespace batching_test {
+
 using namespace offsite;
 
 namespace {
@@ -129,3 +131,5 @@ TEST_CASE("plan_epoch: refuses sizes that hold nothing") {
   CHECK_THROWS_AS((void)plan_epoch(samples, {.batch_tokens = -1}, 0), ArgumentError);
   CHECK_THROWS_AS((void)plan_epoch(samples, {}, -1), ArgumentError);
 }
+
+}  // namespace batching_test

@@ -9,6 +9,8 @@
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
 
+namespace bpe_tokenizer_test {
+
 namespace {
 
 using Ids = std::vector<std::int32_t>;
@@ -213,3 +215,5 @@ TEST_CASE("BpeMerges: short and long words give what the definition gives, whate
     }
   }
 }
+
+}  // namespace bpe_tokenizer_test

@@ -7,6 +7,8 @@
 
 #include "support/test.hpp"
 
+namespace client_shares_test {
+
 using namespace offsite;
 
 namespace {
@@ -96,3 +98,5 @@ TEST_CASE("client shares: what cannot be split is said") {
   CHECK_THROWS_AS((void)dirichlet_shares(labels, 2, 0, 1), ArgumentError);
   CHECK_THROWS_AS((void)dirichlet_shares(labels, 2, std::nan(""), 1), ArgumentError);
 }
+
+}  // namespace client_shares_test

@@ -11,6 +11,8 @@
 #include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
+namespace encode_test {
+
 using namespace offsite;
 
 namespace {
@@ -221,7 +223,7 @@ TEST_CASE("encode: any number of workers gives the same samples and the same com
   for (const std::int64_t workers : {1, 3, 16}) {
     const EncodeOptions options{.max_length = 12, .workers = workers};
     const auto again = encode_for_training(examples, Scoring::kMultipleChoice, tokenizer, options);
-    CHECK(again.samples == samples.samples);
+    CHECK((again.samples == samples.samples));
     CHECK(again.shortened == samples.shortened);
     const auto asked = encode_questions(examples, tokenizer, options);
     CHECK(asked.shortened == questions.shortened);
@@ -293,3 +295,5 @@ TEST_CASE("encode: text becomes rolling windows, in training and in scoring alik
   const std::vector<Example> empty{pair("", "")};
   CHECK_THROWS_AS((void)encode_for_loss(empty, Scoring::kText, tokenizer), ArgumentError);
 }
+
+}  // namespace encode_test

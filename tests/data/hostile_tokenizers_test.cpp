@@ -6,6 +6,8 @@
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
 
+namespace hostile_tokenizers_test {
+
 namespace {
 
 /// How many mutated files of each kind; OFFSITE_MUTATIONS asks for more.
@@ -109,3 +111,5 @@ TEST_CASE("load_tokenizer: mutated tokenizer.model files are refused or read, no
   support::skip("this build has no SentencePiece");
 #endif
 }
+
+}  // namespace hostile_tokenizers_test

@@ -3,6 +3,8 @@
 #include "data/json_patch.hpp"
 #include "support/test.hpp"
 
+namespace load_tokenizer_test {
+
 namespace {
 
 using offsite::ArgumentError;
@@ -225,3 +227,5 @@ TEST_CASE("load_tokenizer: OPT's begin token comes before each text, where no fi
   folder.add("tokenizer_config.json", R"({"add_bos_token": false})");
   CHECK_FALSE(offsite::load_tokenizer(folder.path()).adds_bos());
 }
+
+}  // namespace load_tokenizer_test

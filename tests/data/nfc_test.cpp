@@ -3,6 +3,8 @@
 #include "offsite/core/random.hpp"
 #include "support/test.hpp"
 
+namespace nfc_test {
+
 namespace {
 
 std::string text_of(std::initializer_list<std::uint32_t> points) {
@@ -65,3 +67,5 @@ TEST_CASE("nfc: a million marks on one letter take no quadratic time") {
   for (int i = 0; i < 500'000; ++i) text += i % 2 == 0 ? "\xcc\x81" : "\xcc\xa3";
   CHECK(offsite::nfc(text).size() > 900'000);
 }
+
+}  // namespace nfc_test

@@ -5,6 +5,8 @@
 
 #include "support/test.hpp"
 
+namespace packed_batch_test {
+
 using namespace offsite;
 
 namespace {
@@ -71,3 +73,5 @@ TEST_CASE("rounded_up: adds sequences that nothing scores, no longer than the lo
   CHECK(rounded_up(few).sequences.rows() == few.sequences.rows());
   CHECK(rounded_up(rounded_up(batch)).sequences.rows() == 160);
 }
+
+}  // namespace packed_batch_test

@@ -6,6 +6,8 @@
 #include "offsite/core/random.hpp"
 #include "support/test.hpp"
 
+namespace pretokenize_test {
+
 namespace {
 
 using Words = std::vector<std::string>;
@@ -60,3 +62,5 @@ TEST_CASE("gpt2_word_end: any bytes are split into words that make them up") {
   CHECK(words_of("a\xff\xfe!b") ==
         Words{"a", "\xff\xfe!", "b"});  // broken bytes are neither letter nor space
 }
+
+}  // namespace pretokenize_test

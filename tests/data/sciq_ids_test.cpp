@@ -10,6 +10,8 @@
 #include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
+namespace sciq_ids_test {
+
 using namespace offsite;
 
 namespace {
@@ -52,3 +54,5 @@ TEST_CASE("encode: GPT-2's ids of SciQ are lm-evaluation-harness's, cut prompts 
     CHECK((max_length == 1024) == (asked.shortened == 0));
   }
 }
+
+}  // namespace sciq_ids_test

@@ -6,6 +6,8 @@
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
 
+namespace sentence_piece_test {
+
 namespace {
 
 using Ids = std::vector<std::int32_t>;
@@ -115,3 +117,5 @@ TEST_CASE("SentencePiece: a build without it says which package brings it") {
 }
 
 #endif
+
+}  // namespace sentence_piece_test

@@ -3,6 +3,8 @@
 
 #include "support/test.hpp"
 
+namespace tasks_test {
+
 using namespace offsite;
 
 namespace {
@@ -266,3 +268,5 @@ TEST_CASE("AnyTask: found by name, complains with the names there are") {
   CHECK(example.prompt == "<1.5>");
   CHECK(example.completion == " {-2}");
 }
+
+}  // namespace tasks_test

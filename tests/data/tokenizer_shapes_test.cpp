@@ -2,6 +2,8 @@
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
 
+namespace tokenizer_shapes_test {
+
 namespace {
 
 using Ids = std::vector<std::int32_t>;
@@ -56,3 +58,5 @@ TEST_CASE("split patterns: Digits knows numeric characters that \\p{N} does not 
   CHECK(offsite::next_stretch(offsite::SplitPattern::kDigits, text, 0).is_match);
   CHECK(offsite::next_stretch(offsite::SplitPattern::kDigit, text + text, 0).end == text.size());
 }
+
+}  // namespace tokenizer_shapes_test

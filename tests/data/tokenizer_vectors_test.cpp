@@ -6,6 +6,8 @@
 #include "offsite/data/load_tokenizer.hpp"
 #include "support/test.hpp"
 
+namespace tokenizer_vectors_test {
+
 namespace {
 
 using Ids = std::vector<std::int32_t>;
@@ -148,3 +150,5 @@ TEST_CASE("split patterns: words end where tokens end, in the vectors whose voca
   check("transformersjs_llama.json", "Xenova/llama3-tokenizer", offsite::SplitPattern::kLlama3, 36);
   check("transformersjs_llama.json", "Xenova/llama3-tokenizer-new", offsite::SplitPattern::kLlama3, 36);
 }
+
+}  // namespace tokenizer_vectors_test

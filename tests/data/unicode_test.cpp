@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace unicode_test {
+
 using offsite::CharClass;
 
 TEST_CASE("char_class: as many of each class as Hugging Face's tokenizers 0.23 sees") {
@@ -49,3 +51,5 @@ TEST_CASE("last_code_point: finds the one that ends a text") {
   CHECK(offsite::last_code_point("a\xff").bytes == 0);
   CHECK(offsite::last_code_point("\xe4\xb8\xad\x80").bytes == 0);
 }
+
+}  // namespace unicode_test

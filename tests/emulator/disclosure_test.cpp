@@ -8,6 +8,8 @@
 #include "offsite/models/gpt2.hpp"
 #include "support/test.hpp"
 
+namespace disclosure_test {
+
 using namespace offsite;
 
 namespace {
@@ -139,3 +141,5 @@ TEST_CASE("DisclosureReport: JSON and back, and lines for people") {
   CHECK(lines.at(2) == "emulator            2, 4");
   CHECK(lines.at(3) == "top adapter         5");
 }
+
+}  // namespace disclosure_test

@@ -6,6 +6,8 @@
 
 #include "support/test.hpp"
 
+namespace drop_test {
+
 using namespace offsite;
 using Blocks = std::vector<std::int64_t>;
 
@@ -110,3 +112,5 @@ TEST_CASE("plan_split: a user's drop rule is held to its contract") {
   };
   CHECK_THROWS_AS((void)plan_split(8, {.emulator_blocks = 3}, Repeats{}), ArgumentError);
 }
+
+}  // namespace drop_test

@@ -5,6 +5,8 @@
 
 #include "support/test.hpp"  // last: see there
 
+namespace comparison_test {
+
 using namespace offsite;
 
 TEST_CASE("compare: makes the rows in the papers' order and tells of each") {
@@ -56,3 +58,5 @@ TEST_CASE("Comparison: without accuracies, perplexities; a full model that is al
   c.at(ComparisonRow::kEmulatorZeroShot)->accuracy = 0.5;
   CHECK(!c.emulator_share());
 }
+
+}  // namespace comparison_test

@@ -6,6 +6,8 @@
 #include "offsite/eval/token_scores.hpp"
 #include "support/test.hpp"  // last: see there
 
+namespace evaluation_golden_test {
+
 using namespace offsite;
 using namespace evaluation;
 
@@ -65,3 +67,5 @@ TEST_CASE("Evaluation: choices, greedy continuations and perplexity equal Huggin
     check_texts(model, expected.at("texts"));
   }
 }
+
+}  // namespace evaluation_golden_test

@@ -4,6 +4,8 @@
 #include "support/test.hpp"  // last: see there
 #include "trainer/own_model.hpp"
 
+namespace generate_test {
+
 using namespace offsite;
 using namespace evaluation;
 
@@ -114,3 +116,5 @@ TEST_CASE("generate: ties go to the first token, NaN and bad prompts are refused
   model.head.norm->bias.fill_(NAN);
   CHECK_THROWS_AS((void)generate(model, Tokens{3}), NumericError);
 }
+
+}  // namespace generate_test

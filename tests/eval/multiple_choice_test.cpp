@@ -6,6 +6,8 @@
 #include "support/test.hpp"  // last: see there
 #include "trainer/own_model.hpp"
 
+namespace multiple_choice_test {
+
 using namespace offsite;
 using namespace evaluation;
 
@@ -245,3 +247,5 @@ TEST_CASE("plan_rows: every item once, within the budget unless alone") {
   CHECK(plan_rows(rows, 100).size() == 1);
   CHECK(plan_rows({}, 8).empty());
 }
+
+}  // namespace multiple_choice_test

@@ -5,6 +5,8 @@
 #include "support/test.hpp"  // last: see there
 #include "trainer/own_model.hpp"
 
+namespace perplexity_test {
+
 using namespace offsite;
 using namespace evaluation;
 
@@ -106,3 +108,5 @@ TEST_CASE("score_lines: each token once, the first without a number, long lines 
   CHECK(support::message_of<ArgumentError>([&] { (void)score_lines(model, outside, {.context = 24}); }) ==
         "token id 40 is to be scored, but the vocabulary has 40 tokens");
 }
+
+}  // namespace perplexity_test

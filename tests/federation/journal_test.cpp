@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace journal_test {
+
 TEST_CASE("Journal conformance: in memory") {
   check_journal([] { return offsite::federation::MemoryJournal(); });
 }
@@ -11,3 +13,5 @@ TEST_CASE("Journal conformance: in memory") {
 TEST_CASE("Journal conformance: the simulation's, without faults") {
   check_journal([] { return FaultyJournal(1); });
 }
+
+}  // namespace journal_test

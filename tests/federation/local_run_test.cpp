@@ -10,6 +10,8 @@
 
 #include "support/test.hpp"
 
+namespace local_run_test {
+
 using namespace offsite;
 using namespace offsite::federation;
 
@@ -168,3 +170,5 @@ TEST_CASE("RunSummary: a loss that is not finite, and records out of place") {
   CHECK(summary.rounds[0].to_json().at("loss").is_null());
   CHECK_THROWS_AS(summary.apply({"decided", Json::object({{"round", 2}})}), ProtocolError);
 }
+
+}  // namespace local_run_test

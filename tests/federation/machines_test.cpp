@@ -8,6 +8,8 @@
 
 #include "support/test.hpp"
 
+namespace machines_test {
+
 using namespace offsite;
 using namespace offsite::federation;
 
@@ -381,3 +383,5 @@ TEST_CASE("Client: it takes part in no other split than it expects, and answers 
         "the owner's offer is not what was expected: 'model_type' of the split is \"opt\", but \"gpt2\" was "
         "expected");
 }
+
+}  // namespace machines_test

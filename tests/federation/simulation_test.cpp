@@ -7,6 +7,8 @@
 
 #include "support/test.hpp"
 
+namespace simulation_test {
+
 namespace {
 
 std::int64_t number_of(const char* variable, std::int64_t otherwise) {
@@ -70,3 +72,5 @@ TEST_CASE("federation: a seed fixes its run") {
     CHECK(a.virtual_ms == b.virtual_ms);
   }
 }
+
+}  // namespace simulation_test

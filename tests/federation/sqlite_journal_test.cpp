@@ -12,6 +12,8 @@
 
 #include "support/test.hpp"
 
+namespace sqlite_journal_test {
+
 using namespace offsite::federation;
 using offsite::Json;
 
@@ -128,3 +130,5 @@ TEST_CASE("SqliteJournal: killed at any instant it loses nothing that was writte
   }
   CHECK(before > 10);
 }
+
+}  // namespace sqlite_journal_test

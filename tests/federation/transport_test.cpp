@@ -10,6 +10,8 @@
 
 #include "support/test.hpp"
 
+namespace transport_test {
+
 using namespace offsite;
 using namespace offsite::federation;
 
@@ -47,3 +49,5 @@ TEST_CASE("DirectoryTransport: order, foreign files, files that are too large") 
   CHECK(std::filesystem::exists(folder / "lab-a-to-owner/00.message.refused"));
   CHECK_THROWS_AS(owner.send("../up", {}), ArgumentError);
 }
+
+}  // namespace transport_test

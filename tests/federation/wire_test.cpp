@@ -12,6 +12,8 @@
 #include "federation/sample_messages.hpp"
 #include "support/test.hpp"
 
+namespace wire_test {
+
 using namespace offsite::federation;
 
 namespace {
@@ -130,3 +132,5 @@ TEST_CASE("wire: what a peer writes cannot steer a terminal") {
   const Message evil = Refused{Refused::About::kHello, 1, "run-1", 0, "no\x1b[2J\nway"};
   CHECK(std::get<Refused>(decode(encode(evil), "owner")).reason == "no?[2J?way");
 }
+
+}  // namespace wire_test

@@ -15,6 +15,8 @@
 #include "offsite/io/staged_folder.hpp"
 #include "support/test.hpp"
 
+namespace atomic_file_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -221,3 +223,5 @@ TEST_CASE("MappedFile: maps regular files, and writing into the pages does not r
           MappedFile pipe(folder / "pipe");
         }).ends_with("it is not a regular file"));
 }
+
+}  // namespace atomic_file_test

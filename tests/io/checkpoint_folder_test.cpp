@@ -7,6 +7,8 @@
 #include "offsite/io/staged_folder.hpp"
 #include "support/test.hpp"
 
+namespace checkpoint_folder_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -202,3 +204,5 @@ TEST_CASE("save_checkpoint: refuses before it writes") {
             [&] { save_checkpoint(folder.path(), weights.views, {.max_shard_bytes = 1}); }) ==
         folder.path().string() + " holds the weights model.safetensors already: write to another folder");
 }
+
+}  // namespace checkpoint_folder_test

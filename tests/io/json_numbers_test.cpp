@@ -7,6 +7,8 @@
 
 #include "support/test.hpp"
 
+namespace json_numbers_test {
+
 using namespace offsite;
 
 TEST_CASE("parse_json: numbers are what they say, zeros with exponents too") {
@@ -24,3 +26,5 @@ TEST_CASE("parse_json: numbers are what they say, zeros with exponents too") {
   for (const auto& large : {std::string("1e999"), std::string(400, '9'), std::string("-1e310")})
     CHECK_THROWS_AS((void)number(large), ProtocolError);
 }
+
+}  // namespace json_numbers_test

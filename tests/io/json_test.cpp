@@ -5,6 +5,8 @@
 #include "offsite/io/sha256.hpp"
 #include "support/test.hpp"
 
+namespace json_test {
+
 using namespace offsite;
 
 TEST_CASE("read_json and write_json: there and back") {
@@ -70,3 +72,5 @@ TEST_CASE("sha256_hex: the standard's examples") {  // FIPS 180-2, appendix B
   pieces.update(std::as_bytes(std::span("ab", 2))).update({}).update(std::as_bytes(std::span("c", 1)));
   CHECK(pieces.hex() == digest("abc"));
 }
+
+}  // namespace json_test

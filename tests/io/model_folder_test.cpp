@@ -9,6 +9,8 @@
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
+namespace model_folder_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -236,3 +238,5 @@ TEST_CASE("save_model: what cannot be written leaves the disk as it was") {
   save_model(model, folder / "m", folder / "full", {.existing = StagedFolder::kReplace});
   CHECK(tiny::contents(folder / "full") == tiny::contents(folder / "m"));
 }
+
+}  // namespace model_folder_test

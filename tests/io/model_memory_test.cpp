@@ -13,6 +13,8 @@
 #include "offsite/models/llama.hpp"
 #include "support/test.hpp"
 
+namespace model_memory_test {
+
 using namespace offsite;
 
 namespace {
@@ -86,3 +88,5 @@ TEST_CASE("load_model: nothing is read; in another type it takes what the model 
   CHECK(held < 2 * sizes.numbers + 4 * sizes.largest + kSlack);
 #endif
 }
+
+}  // namespace model_memory_test

@@ -9,6 +9,8 @@
 #include "offsite/io/json.hpp"
 #include "support/test.hpp"
 
+namespace safetensors_test {
+
 using namespace offsite;
 
 namespace {
@@ -209,3 +211,5 @@ TEST_CASE("save_safetensors: refuses bad names and sizes and leaves the old file
   refuses({{"a", {Dtype::kU8, {2}, bytes_of("x")}}}, "tensor 'a' of type U8 and shape [2] has 1 bytes");
   refuses({{"a", {Dtype::kU8, {-1}, bytes_of("x")}}}, "shape [-1]");
 }
+
+}  // namespace safetensors_test

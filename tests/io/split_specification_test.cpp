@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace split_specification_test {
+
 using namespace offsite;
 
 namespace {
@@ -168,3 +170,5 @@ TEST_CASE("explain_difference: names the field and both values") {
   CHECK(difference([&](auto& s) { s.tensors[wte].travels = true; }) ==
         "tensor 'transformer.wte.weight' is in the offer, but the opposite was expected");
 }
+
+}  // namespace split_specification_test

@@ -3,6 +3,8 @@
 
 #include "models/golden_model.hpp"
 
+namespace bloom_golden_test {
+
 using namespace offsite;
 
 TEST_CASE("Bloom: logits, loss and every gradient equal Hugging Face's, packed, alone and from a cache") {
@@ -16,3 +18,5 @@ TEST_CASE("Bloom: logits, loss and every gradient equal Hugging Face's, packed, 
                                             : at::Tensor{};
                                });
 }
+
+}  // namespace bloom_golden_test

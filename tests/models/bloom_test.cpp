@@ -2,6 +2,8 @@
 
 #include "models/conformance.hpp"
 
+namespace bloom_test {
+
 using namespace offsite;
 
 TEST_CASE("Bloom: what holds of every model") {
@@ -61,3 +63,5 @@ TEST_CASE("BloomConfig: every hostile value gives one sentence that names it") {
                                                 {"tie_word_embeddings", "0"},
                                                 {"model_type", "\"opt\""}});
 }
+
+}  // namespace bloom_test

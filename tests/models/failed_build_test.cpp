@@ -2,6 +2,8 @@
 #include "offsite/models.hpp"
 #include "support/test.hpp"
 
+namespace failed_build_test {
+
 using namespace offsite;
 
 namespace {
@@ -53,3 +55,5 @@ TEST_CASE("build: a source that fails at any parameter leaves nothing behind") {
                                          .intermediate_size = 16,
                                          .vocab_size = 11});
 }
+
+}  // namespace failed_build_test

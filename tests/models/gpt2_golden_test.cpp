@@ -3,6 +3,8 @@
 
 #include "models/golden_model.hpp"
 
+namespace gpt2_golden_test {
+
 using namespace offsite;
 
 TEST_CASE("Gpt2: logits, loss and every gradient equal Hugging Face's, packed, alone and from a cache") {
@@ -13,3 +15,5 @@ TEST_CASE("Gpt2: logits, loss and every gradient equal Hugging Face's, packed, a
                                 return parameter.ends_with("c_attn.bias") ? t.narrow(0, C, C) : at::Tensor{};
                               });
 }
+
+}  // namespace gpt2_golden_test

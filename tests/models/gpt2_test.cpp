@@ -2,6 +2,8 @@
 
 #include "models/conformance.hpp"
 
+namespace gpt2_test {
+
 using namespace offsite;
 
 TEST_CASE("Gpt2: what holds of every model") {
@@ -114,3 +116,5 @@ TEST_CASE("Gpt2::random: GPT-2's initialisation, the same bits for the same seed
   CHECK(a.head.norm->weight.min().item<double>() == 1);
   CHECK_FALSE(a.head.weight.defined());
 }
+
+}  // namespace gpt2_test

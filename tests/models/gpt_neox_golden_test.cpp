@@ -3,6 +3,8 @@
 
 #include "models/golden_model.hpp"
 
+namespace gpt_neox_golden_test {
+
 using namespace offsite;
 
 TEST_CASE("GptNeox: logits, loss and every gradient equal Hugging Face's, packed, alone and from a cache") {
@@ -24,3 +26,5 @@ TEST_CASE("GptNeox: logits, loss and every gradient equal Hugging Face's, packed
     golden::check_model<GptNeox>("gpt_neox/" + name, unturned_keys);
   }
 }
+
+}  // namespace gpt_neox_golden_test

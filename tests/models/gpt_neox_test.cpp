@@ -2,6 +2,8 @@
 
 #include "models/conformance.hpp"
 
+namespace gpt_neox_test {
+
 using namespace offsite;
 
 TEST_CASE("GptNeox: what holds of every model") {
@@ -99,3 +101,5 @@ TEST_CASE("GptNeoxConfig: every hostile value gives one sentence that names it")
   CHECK(with(R"({"rope_theta": 0})").find("rope_theta") != std::string::npos);
   CHECK(with(R"({"rope_theta": "big"})").find("rope_theta") != std::string::npos);
 }
+
+}  // namespace gpt_neox_test

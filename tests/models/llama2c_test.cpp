@@ -7,6 +7,8 @@
 #include "offsite/models/llama.hpp"
 #include "support/test.hpp"
 
+namespace llama2c_test {
+
 using namespace offsite;
 
 namespace {
@@ -97,3 +99,5 @@ TEST_CASE("convert_llama2c: broken files give one sentence") {
   const auto convert = [&] { llama2c::convert_tokenizer(folder / "tokenizer.bin", 512, folder.path()); };
   CHECK(support::message_of<ProtocolError>(convert).find("piece 0 has -3 bytes") != std::string::npos);
 }
+
+}  // namespace llama2c_test

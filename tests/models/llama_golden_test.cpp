@@ -3,6 +3,8 @@
 
 #include "models/golden_model.hpp"
 
+namespace llama_golden_test {
+
 using namespace offsite;
 
 namespace {
@@ -26,3 +28,5 @@ TEST_CASE("Llama: beyond its context, a dynamic rotary embedding equals Hugging 
   golden::check_autograd<Llama>(name, no_key_bias);
   golden::check_alone<Llama>(name, false);  // keys in a cache keep the angles of the length that they came at
 }
+
+}  // namespace llama_golden_test

@@ -3,6 +3,8 @@
 #include "models/conformance.hpp"
 #include "models/small_llama.hpp"
 
+namespace llama_test {
+
 using namespace offsite;
 using conformance::small_llama;
 
@@ -258,3 +260,5 @@ TEST_CASE("LlamaConfig: every hostile value gives one sentence that names it") {
   conformance::check_wrong_config<LlamaConfig>(
       mistral, {}, {{"sliding_window", "0"}, {"sliding_window", "-1"}, {"sliding_window", "\"all\""}});
 }
+
+}  // namespace llama_test

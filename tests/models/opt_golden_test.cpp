@@ -3,6 +3,8 @@
 
 #include "models/golden_model.hpp"
 
+namespace opt_golden_test {
+
 using namespace offsite;
 
 TEST_CASE("Opt: logits, loss and every gradient equal Hugging Face's, packed, alone and from a cache") {
@@ -12,3 +14,5 @@ TEST_CASE("Opt: logits, loss and every gradient equal Hugging Face's, packed, al
                                return parameter.ends_with("k_proj.bias") ? t : at::Tensor{};
                              });
 }
+
+}  // namespace opt_golden_test

@@ -2,6 +2,8 @@
 
 #include "models/conformance.hpp"
 
+namespace opt_test {
+
 using namespace offsite;
 
 TEST_CASE("Opt: what holds of every model") {
@@ -59,3 +61,5 @@ TEST_CASE("OptConfig: every hostile value gives one sentence that names it") {
                                               {"dtype", "16"},
                                               {"model_type", "\"bloom\""}});
 }
+
+}  // namespace opt_test

@@ -11,6 +11,8 @@
 #include "offsite/models/opt.hpp"
 #include "support/test.hpp"
 
+namespace refusals_test {
+
 using namespace offsite;
 
 namespace {
@@ -63,3 +65,5 @@ TEST_CASE("model families: docs/models.md tells what each refuses, in its words"
     CHECK(found == row.sentence);
   }
 }
+
+}  // namespace refusals_test

@@ -10,6 +10,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace attention_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -320,3 +322,5 @@ TEST_CASE("AttentionPlan: refuses rows that do not ascend or do not exist") {
     CHECK_THROWS_AS((void)ops::AttentionPlan::of(s, rows), ArgumentError);
   CHECK(ops::AttentionPlan::of(s, at::zeros({0}, at::kLong)).positions.empty());
 }
+
+}  // namespace attention_test

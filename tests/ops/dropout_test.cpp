@@ -8,6 +8,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace dropout_test {
+
 using namespace offsite;
 
 TEST_CASE("DropoutRow: single columns and vectors draw the same mask, in every instruction set and width") {
@@ -64,3 +66,5 @@ TEST_CASE("dropout: masks follow sample and position, not packing, chosen rows o
   CHECK_THROWS_AS((void)ops::residual_masks(packed, {}, 1.0, 7, 1), ArgumentError);
   CHECK_THROWS_AS(ops::dropout_(all, ops::residual_masks(single, {}, 0.5, 7, 1)), ArgumentError);
 }
+
+}  // namespace dropout_test

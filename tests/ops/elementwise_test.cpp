@@ -11,6 +11,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace elementwise_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -159,3 +161,5 @@ TEST_CASE(
   CHECK(message.find("\"gelu_old\"") != std::string::npos);
   CHECK(message.find("quick_gelu") != std::string::npos);
 }
+
+}  // namespace elementwise_test

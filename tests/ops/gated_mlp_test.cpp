@@ -9,6 +9,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace gated_mlp_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -64,3 +66,5 @@ TEST_CASE("GatedMlp: both passes equal autograd") {
   for (std::size_t i = 0; i < expected.size(); ++i)
     CHECK(relative_error(parameters[i]->grad(), expected[i]) < 2e-6);
 }
+
+}  // namespace gated_mlp_test

@@ -9,6 +9,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace layers_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -128,3 +130,5 @@ TEST_CASE(
   const auto none = ops::cross_entropy_(at::zeros({0, 20}), at::zeros({0}, at::kLong), 1);
   CHECK(none.sum == 0);
 }
+
+}  // namespace layers_test

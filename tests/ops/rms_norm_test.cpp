@@ -6,6 +6,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace rms_norm_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -56,3 +58,5 @@ TEST_CASE("RmsNorm: the number of threads changes no bits; other widths are refu
   CHECK(support::message_of<ArgumentError>([&] { (void)norm.forward(x.narrow(1, 0, 7), saved, true); }) ==
         "a norm of width 200 was given rows of width 7");
 }
+
+}  // namespace rms_norm_test

@@ -8,6 +8,8 @@
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
+namespace rope_test {
+
 using namespace offsite;
 using support::random;
 using support::relative_error;
@@ -111,3 +113,5 @@ TEST_CASE("Rope: options that cannot be give one sentence") {
         "llama3 and "
         "yarn");
 }
+
+}  // namespace rope_test

@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace json_lines_test {
+
 using namespace offsite;
 
 TEST_CASE("JsonLines: one object a line, on disk at once, appended if asked") {
@@ -30,3 +32,5 @@ TEST_CASE("JsonLines: says why it cannot write") {
           full.write(Json::object({{"a", 1}}));
         }).find("No space left") != std::string::npos);
 }
+
+}  // namespace json_lines_test

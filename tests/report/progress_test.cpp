@@ -7,6 +7,8 @@
 
 #include "support/test.hpp"
 
+namespace progress_test {
+
 using namespace offsite;
 
 namespace {
@@ -151,3 +153,5 @@ TEST_CASE("progress: durations and rates read well") {
   CHECK(rate_text(999.6) == "1.00k");
   CHECK(rate_text(45.6e6) == "45.6M");
 }
+
+}  // namespace progress_test

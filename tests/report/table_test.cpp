@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace table_test {
+
 using namespace offsite;
 
 TEST_CASE("Table: texts to the left, numbers to the right, widths as a terminal shows them") {
@@ -27,3 +29,5 @@ TEST_CASE("Table: a column that holds a text goes to the left; nothing ends in s
   CHECK(table.text() == "a  b\n-  ----\n1  long\nx     2\n");
   CHECK_THROWS_AS(table.add({1}), ArgumentError);
 }
+
+}  // namespace table_test

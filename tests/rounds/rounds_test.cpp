@@ -10,6 +10,8 @@
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
+namespace rounds_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -230,3 +232,5 @@ TEST_CASE("offers as blobs: whatever does not fit is refused in one sentence") {
     CHECK(offered.refusal().starts_with("the owner's split names no adapter policy of this library"));
   }
 }
+
+}  // namespace rounds_test

@@ -22,14 +22,14 @@ def headers():
     return sorted(path.relative_to(INCLUDE).as_posix() for path in INCLUDE.rglob("*.hpp"))
 
 
-def flags(source="tests/core/random_test.cpp"):
-    """What Meson compiles `source` with, without compiler, input and output: includes, definitions, warnings."""
+def flags(target="test_core"):
+    """What Meson compiles `target` with, without compiler, input and output: includes, definitions, warnings."""
     for entry in json.loads((BUILD / "compile_commands.json").read_text()):
-        if Path(entry["directory"], entry["file"]).resolve() == (ROOT / source).resolve():
+        if f"/{target}.p/" in entry["output"]:
             words = shlex.split(entry["command"])
             break
     else:
-        raise SystemExit(f"{BUILD}/compile_commands.json does not name {source}")
+        raise SystemExit(f"{BUILD}/compile_commands.json does not name {target}")
     first = next(i for i, word in enumerate(words) if word.startswith("-"))
     kept, skip = [], False
     for word in words[first:]:

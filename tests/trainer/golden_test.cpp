@@ -10,6 +10,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace golden_test {
+
 using namespace offsite;
 using golden_training::cut, golden_training::model, golden_training::Threads;
 using support::relative_error;
@@ -118,3 +120,5 @@ TEST_CASE("FullFineTuning: 1 and 20 steps equal PyTorch's on every parameter, a 
   FullFineTuning tuner{model()};
   check_run(Run{"full"}, tuner, tuner.parameters());
 }
+
+}  // namespace golden_test

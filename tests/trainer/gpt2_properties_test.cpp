@@ -16,6 +16,8 @@
 #include "support/tensors.hpp"
 #include "trainer/golden_training.hpp"
 
+namespace gpt2_properties_test {
+
 using namespace offsite;
 using conformance::copy_of, conformance::same_bits;
 using golden_training::cut, golden_training::model, golden_training::samples, golden_training::Threads;
@@ -422,3 +424,5 @@ TEST_CASE("Gpt2: NaN or infinity in a weight ends training, and no value moves")
         CHECK(same_bits(tuner.client().parameters().values(), before));
       }
 }
+
+}  // namespace gpt2_properties_test

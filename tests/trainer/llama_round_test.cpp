@@ -15,6 +15,8 @@
 #include "offsite/trainer/returned_update.hpp"
 #include "support/test.hpp"
 
+namespace llama_round_test {
+
 using namespace offsite;
 
 namespace {
@@ -109,3 +111,5 @@ TEST_CASE("Llama family: an offer of one member is not taken for another's") {
           check_update_fits<Llama>(source, split);
         }).find("model_type") != std::string::npos);
 }
+
+}  // namespace llama_round_test

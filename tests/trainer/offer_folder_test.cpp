@@ -9,6 +9,8 @@
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
+namespace offer_folder_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -271,3 +273,5 @@ TEST_CASE("read_offer: missing and broken files and paths that lead elsewhere gi
   CHECK(support::message_of<ArgumentError>([&] { (void)read_offer<Gpt2>(empty / "no"); }) ==
         (empty / "no").string() + " is no folder, but an offer is a folder");
 }
+
+}  // namespace offer_folder_test

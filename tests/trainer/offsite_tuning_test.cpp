@@ -15,6 +15,8 @@
 
 #include "support/test.hpp"
 
+namespace offsite_tuning_test {
+
 using namespace offsite;
 
 namespace {
@@ -157,3 +159,5 @@ TEST_CASE("OffsiteTuning: trains at one side, and at any blocks") {
     }
   }
 }
+
+}  // namespace offsite_tuning_test

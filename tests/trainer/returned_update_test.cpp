@@ -13,6 +13,8 @@
 #include "support/test.hpp"
 #include "support/tiny_gpt2.hpp"
 
+namespace returned_update_test {
+
 using namespace offsite;
 namespace fs = std::filesystem;
 
@@ -197,3 +199,5 @@ TEST_CASE("check_update_fits: another model, configuration or weight is named") 
   middle.without_prefix().write(setting.folder / "w");
   CHECK_NOTHROW(check_update_fits<Gpt2>(setting.folder / "w", split));
 }
+
+}  // namespace returned_update_test

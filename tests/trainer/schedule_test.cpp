@@ -4,6 +4,8 @@
 
 #include "support/test.hpp"
 
+namespace schedule_test {
+
 using namespace offsite;
 
 namespace {
@@ -48,3 +50,5 @@ TEST_CASE("schedule_of: an unknown name lists the known ones") {
         "polynomial");
   for (const auto& [name, schedule] : kSchedules) CHECK(schedule_of(name) == schedule);
 }
+
+}  // namespace schedule_test

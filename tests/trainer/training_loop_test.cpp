@@ -14,6 +14,8 @@
 
 #include "support/test.hpp"
 
+namespace training_loop_test {
+
 using namespace offsite;
 
 namespace {
@@ -229,3 +231,5 @@ TEST_CASE("FlatParameters: decay touches matrices only, clipping acts on the nor
     CHECK(at::equal(p.values().narrow(0, decayed, 128), before.narrow(0, decayed, 128)));
   }
 }
+
+}  // namespace training_loop_test
