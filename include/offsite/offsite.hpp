@@ -26,7 +26,6 @@
 #include "offsite/core/random.hpp"
 #include "offsite/core/sequences.hpp"
 #include "offsite/core/split_plan.hpp"
-#include "offsite/core/tensor_arena.hpp"
 #include "offsite/core/tensor_view.hpp"
 #include "offsite/core/tensors.hpp"
 #include "offsite/core/utf8.hpp"

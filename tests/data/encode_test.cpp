@@ -228,7 +228,7 @@ TEST_CASE("encode: any number of workers gives the same samples and the same com
     const auto asked = encode_questions(examples, tokenizer, options);
     CHECK(asked.shortened == questions.shortened);
     for (std::size_t i = 0; i < examples.size(); ++i)
-      CHECK(asked.questions[i].choices == questions.questions[i].choices);
+      CHECK((asked.questions[i].choices == questions.questions[i].choices));
   }
   for (std::size_t i = 0; i < examples.size(); ++i)
     CHECK(samples.samples[i].number == static_cast<std::int64_t>(i));
@@ -290,7 +290,7 @@ TEST_CASE("encode: text becomes rolling windows, in training and in scoring alik
   CHECK(seen(encoded.samples[1]) == "cd");
   CHECK(scored(encoded.samples[1]) == "efg");
   CHECK(encoded.samples[2].number == 2);
-  CHECK(encode_for_loss(documents, Scoring::kText, tokenizer, {.max_length = 4}).samples == encoded.samples);
+  CHECK((encode_for_loss(documents, Scoring::kText, tokenizer, {.max_length = 4}).samples == encoded.samples));
   CHECK(seen(encode_for_loss(documents, Scoring::kText, tokenizer, {.bos = Bos::kNo}).samples[0]) == "a");
   const std::vector<Example> empty{pair("", "")};
   CHECK_THROWS_AS((void)encode_for_loss(empty, Scoring::kText, tokenizer), ArgumentError);

@@ -9,7 +9,8 @@ from harness import PROGRAM, main, make_model, need, offsite, questions, refuses
 def help_texts(folder):
     """--help of the program and of every subcommand, and --version"""
     text = offsite("--help").out
-    for name in ("split", "inspect", "train", "plug-in", "evaluate", "compare", "score", "generate", "tokenize"):
+    for name in ("split", "inspect", "train", "plug-in", "evaluate", "compare", "score", "generate", "tokenize",
+                 "serve", "join", "simulate", "runs", "certificates"):
         assert name in text
         assert "--json" in offsite(name, "--help").out
     assert offsite("--version").out.strip()
