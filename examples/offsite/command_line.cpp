@@ -121,6 +121,8 @@ void add_training(CLI::App& app, TrainArguments& training) {
       ->capture_default_str();
   number("--warmup-steps", o.warmup_steps, "steps in which the rate rises from 0 to its peak");
   number("--weight-decay", o.weight_decay, "decoupled; never on biases, norms and embeddings");
+  number("--proximal-mu", o.proximal_mu,
+         "FedProx: mu / 2 * squared distance from the received values joins the loss");
   number("--max-grad-norm", o.max_grad_norm, "gradients are clipped to this norm; 0 = not");
   app.add_option("--dropout", training.dropout,
                  "rate in trained blocks, or config: the checkpoint's own rates")

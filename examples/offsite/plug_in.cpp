@@ -15,12 +15,13 @@ void add_plug_in_command(CLI::App& program) {
   app->add_option("--update", command->updates, "update folder; several are aggregated first")
       ->type_name("DIR")
       ->required();
-  app->add_option(
-         "--aggregate", command->aggregate,
-         "how several updates become one: fedavg, fedavgm, fedadam, fedyogi, fedadagrad, trimmed_mean, "
-         "coordinate_median, geometric_median, krum, multi_krum or bulyan, with settings such as "
-         "norm:10+trimmed_mean:0.1; or merged: the mean of what clients' LoRA factors come to, which the mean "
-         "of factors is not")
+  app->add_option("--aggregate", command->aggregate,
+                  "how several updates become one: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad, "
+                  "trimmed_mean, "
+                  "coordinate_median, geometric_median, krum, multi_krum or bulyan, with settings such as "
+                  "norm:10+trimmed_mean:0.1; or merged: the mean of what clients' LoRA factors come to, "
+                  "which the mean "
+                  "of factors is not")
       ->type_name("NAME")
       ->capture_default_str();
   app->add_option("--as", command->as,

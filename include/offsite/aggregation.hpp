@@ -5,6 +5,7 @@
 #include "offsite/aggregation/any_aggregation.hpp"
 #include "offsite/aggregation/coordinate_wise.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
+#include "offsite/aggregation/fed_prox.hpp"
 #include "offsite/aggregation/geometric_median.hpp"
 #include "offsite/aggregation/krum.hpp"
 #include "offsite/aggregation/norm_bounded.hpp"

@@ -147,6 +147,10 @@ TEST_CASE("AnyAggregation: every policy by its name, with its state, as the poli
   same("krum", MultiKrum{1, 1});
   same("multi_krum:2,keep=3", MultiKrum{2, 3});
   same("bulyan", Bulyan{1});
+  same("fedprox:0.3", FedProx{0.3});
+  same("fedprox:0.3", FedAvg{});
+  CHECK(AnyAggregation::parse("fedprox:0.3").proximal_mu() == 0.3);
+  CHECK(AnyAggregation::parse("fedavg").proximal_mu() == 0);
   same("norm:0.25+fedavg", NormBounded<FedAvg>{0.25f, {}});
   same("norm:0.5+trimmed_mean:0.1", NormBounded<TrimmedMean>{0.5f, {0.1}});
   same("fedadam:0.5,beta2=0.9", FedAdam{0.5f, 0.9f, 0.9f, 1e-3f});
@@ -161,7 +165,7 @@ TEST_CASE("AnyAggregation: its text reads as itself; what is wrong is said in on
   const auto refuses = [](const char* text, const char* says) {
     CHECK_THROWS_WITH_AS((void)AnyAggregation::parse(text), doctest::Contains(says), ArgumentError);
   };
-  refuses("mean", "there is no aggregation 'mean'; there are fedavg, fedavgm, ");
+  refuses("mean", "there is no aggregation 'mean'; there are fedavg, fedprox, fedavgm, ");
   refuses("", "there is no aggregation ''");
   refuses("trimmed_mean:0.5", "share is 0.5, but it must be in [0, 0.5)");
   refuses("trimmed_mean:x", "share of the aggregation trimmed_mean is 'x', which is no such number");
@@ -180,7 +184,7 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
   std::vector<ClientUpdate> updates;
   for (std::uint64_t i = 0; i < 7; ++i) updates.push_back({random_vector(9000, i), 1.0 + double(i)});
   for (const auto* text :
-       {"fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "norm:20+fedadam", "norm:1+fedavg"}) {
+       {"fedavg", "fedprox:0.5", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "norm:20+fedadam", "norm:1+fedavg"}) {
     CAPTURE(text);
     const auto policy = AnyAggregation::parse(text);
     REQUIRE(policy.streams());

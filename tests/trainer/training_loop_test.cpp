@@ -106,6 +106,35 @@ TEST_CASE_TEMPLATE(
   }
 }
 
+TEST_CASE("TrainingLoop: FedProx's term pulls towards the values that training began with, resumed or not") {
+  auto options = kOptions;
+  options.proximal_mu = 10;
+  auto free = tuner(), held = tuner(), first = tuner(), resumed = tuner();
+  const at::Tensor start = held.client().parameters().values().clone();
+  const auto distance = [&](Tuner& t) {
+    return t.client().parameters().values().sub(start).norm().item<double>();
+  };
+
+  (void)free.train(kSamples, kOptions);
+  (void)held.train(kSamples, options);
+  CHECK(distance(held) < 0.9 * distance(free));
+
+  const support::TemporaryFolder folder;
+  int steps = 0;
+  (void)first.train(kSamples, options, {.checkpoints = checkpoints_in(folder / "c"), .interrupted = [&] {
+                                          return ++steps == 5;
+                                        }});
+  (void)resumed.train(kSamples, options, {.checkpoints = checkpoints_in(folder / "c"), .resume = true});
+  CHECK(at::equal(resumed.client().parameters().values(), held.client().parameters().values()));
+
+  // The gradient of mu / 2 * ||values - anchor||^2.
+  auto& parameters = held.client().parameters();
+  parameters.clear_gradients();
+  parameters.pull_towards(start, 0.5);
+  const at::Tensor expected = parameters.values().sub(start).mul(0.5);
+  CHECK(parameters.gradients().sub(expected).norm().item<double>() < 1e-6 * expected.norm().item<double>());
+}
+
 TEST_CASE("TrainingLoop: a checkpoint of another run, or a broken one, is refused with one sentence") {
   support::TemporaryFolder folder;
   const auto hooks = [&] {

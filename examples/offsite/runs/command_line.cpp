@@ -28,10 +28,11 @@ void add_rounds(CLI::App& app, RoundArguments& rounds) {
   number("--rounds", o.rounds,
          "rounds; epochs, steps and their data's order are a round's, the schedule all rounds'");
   number("--fraction", o.fraction, "of the clients at hand, which a round asks; above 0, at most 1");
-  app.add_option("--aggregate", rounds.aggregate,
-                 "how updates become one: fedavg, fedavgm, fedadam, fedyogi, fedadagrad, trimmed_mean, "
-                 "coordinate_median, geometric_median, krum, multi_krum or bulyan, with settings such as "
-                 "fedadam:0.01 or norm:10+trimmed_mean:0.1")
+  app.add_option(
+         "--aggregate", rounds.aggregate,
+         "how updates become one: fedavg, fedprox, fedavgm, fedadam, fedyogi, fedadagrad, trimmed_mean, "
+         "coordinate_median, geometric_median, krum, multi_krum or bulyan, with settings such as "
+         "fedadam:0.01 or norm:10+trimmed_mean:0.1")
       ->type_name("POLICY")
       ->capture_default_str();
   app.add_flag("--keep-optimizer", rounds.keep_optimizer,

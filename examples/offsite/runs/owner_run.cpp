@@ -29,12 +29,19 @@ std::string drawn_name() {
   return fmt::format("run-{:08x}{:08x}", device(), device());
 }
 
+/// How the clients train: as asked, with the policy's own term in their loss.
+RoundTraining training_of(const OwnerSide& side, const AnyAggregation& aggregation) {
+  auto training = side.training;
+  if (const double mu = aggregation.proximal_mu(); mu > 0) training.options.proximal_mu = mu;
+  return training;
+}
+
 /// What must not change while a run goes on: what its rounds are made of.
 Json settings_of(const OwnerSide& side, const OwnerOptions& options, const AnyAggregation& aggregation,
                  const Blob& start) {
   return Json::object({{"start", start.sha256},
                        {"split", side.split},
-                       {"training", side.training.to_json()},
+                       {"training", training_of(side, aggregation).to_json()},
                        {"aggregate", aggregation.text()},
                        {"fraction", options.fraction},
                        {"seed", options.seed}});
@@ -69,7 +76,7 @@ OwnerRun open_owner_run(const Path& folder, const OwnerSide& side, const RoundAr
               : run.records.empty() ? drawn_name()
                                     : run.records.front().fields.at("run").text();
   about.split = side.split;
-  about.training = side.training.to_json();
+  about.training = training_of(side, aggregation).to_json();
   about.global = run.journal.put(side.start);
   about.max_update_bytes = most_update_bytes(trained_shapes(side.start));
   if (side.put_offer) about.offer = side.put_offer([&](Bytes bytes) { return run.journal.put(bytes); });

@@ -17,6 +17,7 @@
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/aggregation/coordinate_wise.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
+#include "offsite/aggregation/fed_prox.hpp"
 #include "offsite/aggregation/geometric_median.hpp"
 #include "offsite/aggregation/krum.hpp"
 #include "offsite/aggregation/norm_bounded.hpp"
@@ -28,8 +29,8 @@ namespace offsite {
 
 /// Any of the ready aggregation policies, for programs that are told which while they run.
 struct AnyAggregation {
-  using Policy = std::variant<FedAvg, FedAvgM, FedAdam, FedYogi, FedAdagrad, TrimmedMean, CoordinateMedian,
-                              GeometricMedian, MultiKrum, Bulyan>;
+  using Policy = std::variant<FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedAdagrad, TrimmedMean,
+                              CoordinateMedian, GeometricMedian, MultiKrum, Bulyan>;
 
   Policy policy{};
   float max_norm = std::numeric_limits<float>::infinity();  ///< longer updates are scaled down to it, > 0
@@ -51,9 +52,9 @@ struct AnyAggregation {
 
   /// Whether it sees no more of the updates than their weighted mean; see `StreamingAggregation`.
   [[nodiscard]] bool streams() const {
-    return std::holds_alternative<FedAvg>(policy) || std::holds_alternative<FedAvgM>(policy) ||
-           std::holds_alternative<FedAdam>(policy) || std::holds_alternative<FedYogi>(policy) ||
-           std::holds_alternative<FedAdagrad>(policy);
+    return std::holds_alternative<FedAvg>(policy) || std::holds_alternative<FedProx>(policy) ||
+           std::holds_alternative<FedAvgM>(policy) || std::holds_alternative<FedAdam>(policy) ||
+           std::holds_alternative<FedYogi>(policy) || std::holds_alternative<FedAdagrad>(policy);
   }
   void add(WeightedSum& sum, const ClientUpdate& update) const {
     if (!bounds_norms()) return sum.add(update);
@@ -65,6 +66,12 @@ struct AnyAggregation {
     // The mean of one update is that update, so each policy of the mean family does the rest by itself.
     const ClientUpdate mean{sum.mean(), 1};
     return AnyAggregation{policy}.aggregate(global, std::span(&mean, 1), state);
+  }
+
+  /// What the clients of a round train with, as `TrainingOptions::proximal_mu`; 0 but for FedProx.
+  [[nodiscard]] double proximal_mu() const {
+    const auto* prox = std::get_if<FedProx>(&policy);
+    return prox == nullptr ? 0 : prox->mu;
   }
 
   /// Updates without which the policy cannot work.
@@ -94,6 +101,10 @@ template <class F>
 void visit_settings(FedAvg&, F&&) {}
 template <class F>
 void visit_settings(CoordinateMedian&, F&&) {}
+template <class F>
+void visit_settings(FedProx& p, F&& f) {
+  f("mu", p.mu);
+}
 template <class F>
 void visit_settings(FedAvgM& p, F&& f) {
   f("learning_rate", p.learning_rate), f("momentum", p.momentum);
@@ -130,8 +141,9 @@ void visit_settings(Bulyan& p, F&& f) {
 using NamedAggregation = std::pair<std::string_view, AnyAggregation::Policy>;
 
 /// The policies under the names of the command line, as they are without settings.
-[[nodiscard]] inline std::array<NamedAggregation, 11> ready_aggregations() {
+[[nodiscard]] inline std::array<NamedAggregation, 12> ready_aggregations() {
   return {{{"fedavg", FedAvg{}},
+           {"fedprox", FedProx{}},
            {"fedavgm", FedAvgM{}},
            {"fedadam", FedAdam{}},
            {"fedyogi", FedYogi{}},

@@ -48,6 +48,7 @@ inline Json RoundTraining::to_json() const {
                        {"warmup_steps", o.warmup_steps},
                        {"weight_decay", o.weight_decay},
                        {"max_grad_norm", o.max_grad_norm},
+                       {"proximal_mu", o.proximal_mu},
                        {"adam_beta1", o.adam_beta1},
                        {"adam_beta2", o.adam_beta2},
                        {"adam_epsilon", o.adam_epsilon},
@@ -61,11 +62,11 @@ inline Json RoundTraining::to_json() const {
 inline RoundTraining RoundTraining::from_json(const Json& json, const std::string& what) {
   constexpr std::int64_t kMost = 1'000'000'000;  // products of two such counts fit
   const detail::HostileObject fields(json, what);
-  fields.only({"rounds",           "keep_optimizer", "learning_rate", "num_epochs",
-               "max_steps",        "batch_size",     "batch_tokens",  "gradient_accumulation",
-               "schedule",         "warmup_steps",   "weight_decay",  "max_grad_norm",
-               "adam_beta1",       "adam_beta2",     "adam_epsilon",  "attention_dropout",
-               "residual_dropout", "shuffle",        "seed",          "max_bad_steps"});
+  fields.only({"rounds",       "keep_optimizer",    "learning_rate",         "num_epochs", "max_steps",
+               "batch_size",   "batch_tokens",      "gradient_accumulation", "schedule",   "warmup_steps",
+               "weight_decay", "max_grad_norm",     "proximal_mu",           "adam_beta1", "adam_beta2",
+               "adam_epsilon", "attention_dropout", "residual_dropout",      "shuffle",    "seed",
+               "max_bad_steps"});
   RoundTraining result;
   auto& o = result.options;
   result.rounds = fields.integer("rounds", 1, kMost);
@@ -79,6 +80,7 @@ inline RoundTraining RoundTraining::from_json(const Json& json, const std::strin
   o.warmup_steps = fields.integer("warmup_steps", 0, kMost);
   o.weight_decay = fields.number("weight_decay");
   o.max_grad_norm = fields.number("max_grad_norm");
+  o.proximal_mu = fields.number("proximal_mu");
   o.adam_beta1 = fields.number("adam_beta1");
   o.adam_beta2 = fields.number("adam_beta2");
   o.adam_epsilon = fields.number("adam_epsilon");

@@ -43,6 +43,7 @@ inline RunIdentity run_identity(const TrainingOptions& o, const ParameterLayout&
   add("warmup_steps", o.warmup_steps);
   add("weight_decay", o.weight_decay);
   add("max_grad_norm", o.max_grad_norm);
+  add("proximal_mu", o.proximal_mu);
   add("adam_beta1", o.adam_beta1);
   add("adam_beta2", o.adam_beta2);
   add("adam_epsilon", o.adam_epsilon);

@@ -48,6 +48,8 @@ class TrainingLoop {
     const bool judges = options_.keep_best || options_.early_stopping_patience > 0;
     require(!judges || hooks_.evaluate, "keeping the best parameters and stopping early need an evaluation");
     if (hooks_.checkpoints) run_ = run_identity(options_, parameters_.layout(), samples_, compute);
+    if (options_.proximal_mu > 0)
+      anchor_ = parameters_.values().clone();  // before a checkpoint replaces them
     total_ = count_steps();
   }
 
@@ -142,6 +144,7 @@ class TrainingLoop {
     const double rate =
         scheduled_rate(options_.schedule, options_.learning_rate, (options_.round - 1) * total_ + state_.step,
                        options_.warmup_steps, options_.rounds * total_);
+    if (anchor_.defined()) parameters_.pull_towards(anchor_, options_.proximal_mu);
     FlatParameters::StepReport report;
     if (std::isfinite(loss)) report = parameters_.step(rate, options_);
 
@@ -246,7 +249,8 @@ class TrainingLoop {
   TrainingHooks hooks_;
   RunIdentity run_;  // what its checkpoints belong to; empty if none are written
   TrainingState state_;
-  at::Tensor best_;  // values of the best evaluation, if it is to be kept
+  at::Tensor anchor_;  // what FedProx pulls towards: the values that training began with
+  at::Tensor best_;    // values of the best evaluation, if it is to be kept
   std::int64_t total_ = 0, tokens_here_ = 0;
   double seconds_ = 0, epochs_ = 0;
   bool stopped_early_ = false, interrupted_ = false;

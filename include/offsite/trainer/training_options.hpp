@@ -23,6 +23,7 @@ struct TrainingOptions {
   std::int64_t warmup_steps = 0;  ///< >= 0
   double weight_decay = 0;        ///< decoupled, >= 0; never on biases, norms and embeddings
   double max_grad_norm = 1;       ///< L2 norm to which gradients are clipped; 0 = not at all
+  double proximal_mu = 0;         ///< FedProx: adds mu / 2 * ||trained - as received||^2 to the loss, >= 0
   double adam_beta1 = 0.9;        ///< in [0, 1)
   double adam_beta2 = 0.999;      ///< in [0, 1)
   double adam_epsilon = 1e-8;     ///< > 0
@@ -62,6 +63,7 @@ inline void check(const TrainingOptions& o) {
   at_least(o.warmup_steps, 0, "warmup_steps");
   within(o.weight_decay, 0, kInfinity, "weight_decay");
   within(o.max_grad_norm, 0, kInfinity, "max_grad_norm");
+  within(o.proximal_mu, 0, kInfinity, "proximal_mu");
   within(o.adam_beta1, 0, 1, "adam_beta1");
   within(o.adam_beta2, 0, 1, "adam_beta2");
   require(o.adam_epsilon > 0 && std::isfinite(o.adam_epsilon), "adam_epsilon is {}, but it must be positive",
