@@ -42,7 +42,7 @@ struct Sizes {
 };
 
 /// A float32 folder of zeros that takes no disk: headers, and a hole.
-Sizes write_holes(const LlamaConfig& config, const std::filesystem::path& folder) {
+[[maybe_unused]] Sizes write_holes(const LlamaConfig& config, const std::filesystem::path& folder) {
   std::vector<NamedView> views;
   Sizes sizes;
   const at::Tensor untouched = at::empty({config.vocab_size * config.hidden_size}, at::kFloat);
