@@ -31,6 +31,7 @@ def unlisted():
     for part, more in re.findall(r"parts\['(\w+)'\] \+ \[(.*?)\]", text):  # what an optional dependency adds
         lists[part] += more
     lists["program"] = re.search(r"program_tests = \[(.*?)\]", text, re.DOTALL).group(1)
+    lists["program"] += "".join(re.findall(r"program_tests \+= ('\w+')", text))
     for path in sorted([*ROOT.glob("tests/*/*_test.cpp"), *ROOT.glob("tests/*/*_test.py")]):
         if f"'{path.stem.removesuffix('_test')}'" not in lists.get(path.parent.name, ""):
             yield path.relative_to(ROOT)
