@@ -168,8 +168,10 @@ inline void append_json_string(std::string& out, std::string_view text) {
     key(tensor->name);
     const auto end = offset + tensor->tensor.bytes.size();
     text += formatted("{{\"dtype\":\"{}\",\"shape\":[", dtype_name(tensor->tensor.dtype));
-    for (std::size_t i = 0; i < tensor->tensor.shape.size(); ++i)
-      text += (i ? "," : "") + std::to_string(tensor->tensor.shape[i]);
+    for (std::size_t i = 0; i < tensor->tensor.shape.size(); ++i) {
+      if (i > 0) text += ',';
+      text += std::to_string(tensor->tensor.shape[i]);
+    }
     text += formatted("],\"data_offsets\":[{},{}]}}", offset, end);
     offset = end;
   }
