@@ -1,7 +1,11 @@
+#include <omp.h>
+
+#include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "offsite/aggregation/any_aggregation.hpp"
@@ -11,6 +15,8 @@
 #include "offsite/aggregation/krum.hpp"
 #include "offsite/aggregation/norm_bounded.hpp"
 #include "offsite/aggregation/server_optimizers.hpp"
+#include "offsite/aggregation/sorted_tiles.hpp"
+#include "offsite/aggregation/weighted_mean.hpp"
 #include "offsite/core/random.hpp"
 #include "offsite/io/json.hpp"
 
@@ -183,8 +189,8 @@ TEST_CASE("AnyAggregation: its text reads as itself; what is wrong is said in on
 TEST_CASE("StreamingAggregation: the mean family gives the same bits from one running sum") {
   std::vector<ClientUpdate> updates;
   for (std::uint64_t i = 0; i < 7; ++i) updates.push_back({random_vector(9000, i), 1.0 + double(i)});
-  for (const auto* text :
-       {"fedavg", "fedprox:0.5", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "norm:20+fedadam", "norm:1+fedavg"}) {
+  for (const auto* text : {"fedavg", "fedprox:0.5", "fedavgm", "fedadam", "fedyogi", "fedadagrad",
+                           "norm:20+fedadam", "norm:1+fedavg"}) {
     CAPTURE(text);
     const auto policy = AnyAggregation::parse(text);
     REQUIRE(policy.streams());
@@ -204,6 +210,117 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
   CHECK_THROWS_AS((void)sum.mean(), ArgumentError);
   sum.add({random_vector(3, 1), 1});
   CHECK_THROWS_AS(sum.add({random_vector(4, 1), 1}), ArgumentError);
+}
+
+TEST_CASE("aggregation policies: the number of threads does not change a bit; every instruction set agrees") {
+  std::vector<ClientUpdate> updates;
+  for (std::uint64_t i = 0; i < 9; ++i) updates.push_back({random_vector(40007, i), 1.0 + double(i)});
+  const auto global = random_vector(40007, 99);
+  const auto threads = omp_get_max_threads();
+  for (const auto* text : {"fedavg", "fedadam", "norm:20+fedyogi", "trimmed_mean", "coordinate_median",
+                           "bulyan", "geometric_median", "multi_krum"}) {
+    CAPTURE(text);
+    const auto run = [&](int number, simd::Isa isa) {
+      omp_set_num_threads(number);
+      simd::chosen_isa() = isa;
+      AnyAggregation::State state;
+      auto next = AnyAggregation::parse(text).aggregate(global, updates, state);
+      simd::chosen_isa() = simd::best_isa();
+      omp_set_num_threads(threads);
+      return next;
+    };
+    const auto best = run(1, simd::best_isa());
+    CHECK(run(3, simd::best_isa()) == best);
+    for (const auto isa : {simd::Isa::kGeneric, simd::Isa::kAvx2})
+      if (isa <= simd::best_isa()) CHECK((run(2, isa) - best).norm() <= 1e-7f * best.norm());
+  }
+}
+
+TEST_CASE(
+    "sorting_network: sorts every mix of zeros and ones, and without what is not asked for its middle") {
+  for (std::size_t n = 1; n <= 11; ++n)
+    for (std::size_t cut = 0; 2 * cut < n; ++cut) {
+      const auto network = detail::sorting_network(n, cut, n - cut);
+      if (n > 6 && 2 * cut + 2 >= n) CHECK(network.size() < detail::sorting_network(n, 0, n).size());
+      for (std::uint32_t mix = 0; mix < (1u << n); ++mix) {
+        std::vector<int> values(n);
+        for (std::size_t i = 0; i < n; ++i) values[i] = static_cast<int>(mix >> i & 1u);
+        auto sorted = values;
+        std::sort(sorted.begin(), sorted.end());
+        for (const auto& [low, high] : network)
+          if (values[low] > values[high]) std::swap(values[low], values[high]);
+        for (std::size_t i = cut; i < n - cut; ++i)
+          if (values[i] != sorted[i]) FAIL("place " << i << " of " << n << " for mix " << mix);
+      }
+    }
+}
+
+TEST_CASE("TrimmedMean, CoordinateMedian: as sorting every coordinate, for few and for many clients") {
+  for (const std::size_t n : {1, 2, 3, 8, 33, 130}) {
+    CAPTURE(n);
+    std::vector<ClientUpdate> updates;
+    for (std::size_t i = 0; i < n; ++i) updates.push_back({random_vector(201, i), 1});
+    const auto global = random_vector(201, 999);
+    Eigen::VectorXf trimmed(201), median(201);
+    const auto cut = n / 5;
+    for (Eigen::Index k = 0; k < 201; ++k) {
+      std::vector<float> values;
+      for (const auto& update : updates) values.push_back(update.delta[k]);
+      std::sort(values.begin(), values.end());
+      double sum = 0;
+      for (auto i = cut; i < n - cut; ++i) sum += double{values[i]};
+      trimmed[k] = global[k] + static_cast<float>(sum / static_cast<double>(n - 2 * cut));
+      median[k] = global[k] + static_cast<float>((double{values[(n - 1) / 2]} + double{values[n / 2]}) / 2);
+    }
+    TrimmedMean::State a;
+    CoordinateMedian::State b;
+    CHECK(TrimmedMean{}.aggregate(global, updates, a) == trimmed);
+    CHECK(CoordinateMedian{}.aggregate(global, updates, b) == median);
+  }
+}
+
+TEST_CASE(
+    "GeometricMedian: as Weiszfeld's steps on the vectors themselves, liars and a dominating client "
+    "included") {
+  constexpr Eigen::Index kSize = 300;
+  for (const float liars : {1.0f, 1e3f, 1e15f})
+    for (const double most : {1.0, 50.0}) {
+      CAPTURE(liars);
+      CAPTURE(most);
+      std::vector<ClientUpdate> updates;
+      for (std::uint64_t i = 0; i < 9; ++i)
+        updates.push_back({random_vector(kSize, i), 1.0 + double(i) / 10});
+      updates[3].weight = most;
+      updates[0].delta *= liars, updates[1].delta *= -liars;
+      Eigen::VectorXd point = weighted_mean(kSize, updates).cast<double>();
+      for (int step = 0; step < 16; ++step) {
+        Eigen::VectorXd sum = Eigen::VectorXd::Zero(kSize);
+        double total = 0;
+        for (const auto& update : updates) {
+          const Eigen::VectorXd delta = update.delta.cast<double>();
+          const double weight = update.weight / std::max(1e-6, (delta - point).norm());
+          sum += weight * delta, total += weight;
+        }
+        point = sum / total;
+      }
+      GeometricMedian::State state;
+      const auto next = GeometricMedian{}.aggregate(Eigen::VectorXf::Zero(kSize), updates, state);
+      CHECK((next.cast<double>() - point).norm() <=
+            1e-6 * std::max(point.norm(), updates[2].delta.cast<double>().norm()));
+    }
+}
+
+TEST_CASE("MultiKrum: a liar of any length does not blur the distances between the others") {
+  std::vector<ClientUpdate> updates;
+  const auto common = random_vector(500, 7);
+  for (std::uint64_t i = 0; i < 6; ++i) {
+    const float apart = i == 4 ? 1e-3f : 2e-3f;  // client 4 is the nearest to all
+    updates.push_back({common + apart * random_vector(500, 20 + i), 1});
+  }
+  updates[0].delta.setConstant(3e37f);
+  MultiKrum::State state;
+  const auto global = Eigen::VectorXf::Zero(500).eval();
+  CHECK(MultiKrum{1, 1}.aggregate(global, updates, state) == updates[4].delta);
 }
 
 }  // namespace policies_test

@@ -5,6 +5,7 @@
 #include <concepts>
 #include <span>
 
+#include "offsite/aggregation/pieces.hpp"
 #include "offsite/core/error.hpp"
 
 namespace offsite {
@@ -25,7 +26,11 @@ concept KeepsState = std::default_initializable<typename P::State>;  // missing?
 template <class P>
 concept Aggregates = requires(const P& policy, const Eigen::VectorXf& global,
                               std::span<const ClientUpdate> updates, typename P::State& state) {
-  { policy.aggregate(global, updates, state) } -> std::same_as<Eigen::VectorXf>;  // Eigen::VectorXf aggregate(const Eigen::VectorXf&, std::span<const ClientUpdate>, State&) const
+  {
+    policy.aggregate(global, updates, state)
+    } -> std::same_as<
+        Eigen::
+            VectorXf>;  // Eigen::VectorXf aggregate(const Eigen::VectorXf&, std::span<const ClientUpdate>, State&) const
 };
 // clang-format on
 
@@ -41,10 +46,10 @@ concept Aggregates = requires(const P& policy, const Eigen::VectorXf& global,
 template <class P>
 concept AggregationPolicy = std::copyable<P> && detail::KeepsState<P> && detail::Aggregates<P>;
 
-/// What every policy asks of its input.
-/// \throws ArgumentError unless there is an update, all have `size` finite numbers and a positive finite
-/// weight.
-inline void check_updates(Eigen::Index size, std::span<const ClientUpdate> updates) {
+namespace detail {
+
+/// All of `check_updates` but the numbers themselves, which policies look at while they compute with them.
+inline void check_shapes(Eigen::Index size, std::span<const ClientUpdate> updates) {
   require(!updates.empty(), "there is no update to aggregate");
   for (std::size_t i = 0; i < updates.size(); ++i) {
     const auto& update = updates[i];
@@ -52,8 +57,19 @@ inline void check_updates(Eigen::Index size, std::span<const ClientUpdate> updat
             update.delta.size(), size);
     require(std::isfinite(update.weight) && update.weight > 0,
             "the update of client {} has weight {}, but weights are positive", i, update.weight);
-    require(update.delta.allFinite(), "the update of client {} holds a number that is not finite", i);
   }
+}
+
+}  // namespace detail
+
+/// What every policy asks of its input.
+/// \throws ArgumentError unless there is an update, all have `size` finite numbers and a positive finite
+/// weight.
+inline void check_updates(Eigen::Index size, std::span<const ClientUpdate> updates) {
+  detail::check_shapes(size, updates);
+  for (std::size_t i = 0; i < updates.size(); ++i)
+    require(detail::all_finite(updates[i].delta), "the update of client {} holds a number that is not finite",
+            i);
 }
 
 }  // namespace offsite

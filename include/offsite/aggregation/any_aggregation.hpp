@@ -5,6 +5,7 @@
 #include <array>
 #include <charconv>
 #include <cmath>
+#include <concepts>
 #include <cstdint>
 #include <limits>
 #include <span>
@@ -24,6 +25,7 @@
 #include "offsite/aggregation/policy_state.hpp"
 #include "offsite/aggregation/server_optimizers.hpp"
 #include "offsite/aggregation/streaming.hpp"
+#include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
 
@@ -52,21 +54,15 @@ struct AnyAggregation {
 
   /// Whether it sees no more of the updates than their weighted mean; see `StreamingAggregation`.
   [[nodiscard]] bool streams() const {
-    return std::holds_alternative<FedAvg>(policy) || std::holds_alternative<FedProx>(policy) ||
-           std::holds_alternative<FedAvgM>(policy) || std::holds_alternative<FedAdam>(policy) ||
-           std::holds_alternative<FedYogi>(policy) || std::holds_alternative<FedAdagrad>(policy);
+    return std::visit([]<class P>(const P&) { return StepsByMean<P>; }, policy);
   }
   void add(WeightedSum& sum, const ClientUpdate& update) const {
     if (!bounds_norms()) return sum.add(update);
-    sum.add(detail::bounded_updates(update.delta.size(), std::span(&update, 1), max_norm).front());
+    sum.add(update, detail::bounding_scales(update.delta.size(), std::span(&update, 1), max_norm).front());
   }
   /// \throws ArgumentError as the chosen policy does.
   [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
-                                       State& state) const {
-    // The mean of one update is that update, so each policy of the mean family does the rest by itself.
-    const ClientUpdate mean{sum.mean(), 1};
-    return AnyAggregation{policy}.aggregate(global, std::span(&mean, 1), state);
-  }
+                                       State& state) const;
 
   /// What the clients of a round train with, as `TrainingOptions::proximal_mu`; 0 but for FedProx.
   [[nodiscard]] double proximal_mu() const {
@@ -109,12 +105,9 @@ template <class F>
 void visit_settings(FedAvgM& p, F&& f) {
   f("learning_rate", p.learning_rate), f("momentum", p.momentum);
 }
-template <class F>
-void visit_settings(FedAdam& p, F&& f) {
-  f("learning_rate", p.learning_rate), f("beta1", p.beta1), f("beta2", p.beta2), f("tau", p.tau);
-}
-template <class F>
-void visit_settings(FedYogi& p, F&& f) {
+template <class P, class F>
+requires std::same_as<P, FedAdam> || std::same_as<P, FedYogi>
+void visit_settings(P& p, F&& f) {
   f("learning_rate", p.learning_rate), f("beta1", p.beta1), f("beta2", p.beta2), f("tau", p.tau);
 }
 template <class F>
@@ -217,23 +210,44 @@ template <class Number>
 
 }  // namespace detail
 
+namespace detail {
+
+/// The part of `state` that is the policy's.
+template <class P>
+[[nodiscard]] decltype(auto) state_of(AnyAggregation::State& state) {
+  if constexpr (std::same_as<typename P::State, FedAvgM::State>)
+    return (state.momentum);
+  else if constexpr (std::same_as<typename P::State, FedAdam::State>)
+    return (state.moments);
+  else
+    return typename P::State{};
+}
+
+}  // namespace detail
+
 inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
                                                  std::span<const ClientUpdate> updates, State& state) const {
-  std::vector<ClientUpdate> bounded;
-  if (bounds_norms()) {
-    bounded = detail::bounded_updates(global.size(), updates, max_norm);
-    updates = bounded;
-  }
   return std::visit(
       [&]<class P>(const P& chosen) {
-        if constexpr (std::is_same_v<typename P::State, FedAvgM::State>) {
-          return chosen.aggregate(global, updates, state.momentum);
-        } else if constexpr (std::is_same_v<typename P::State, FedAdam::State>) {
-          return chosen.aggregate(global, updates, state.moments);
-        } else {
-          typename P::State none{};
-          return chosen.aggregate(global, updates, none);
-        }
+        auto&& own = detail::state_of<P>(state);
+        return bounds_norms() ? detail::aggregate_bounded(chosen, global, updates, max_norm, own)
+                              : chosen.aggregate(global, updates, own);
+      },
+      policy);
+}
+
+inline Eigen::VectorXf AnyAggregation::finish(const Eigen::VectorXf& global, const WeightedSum& sum,
+                                              State& state) const {
+  auto mean = sum.mean();
+  require(mean.size() == global.size(), "the updates have {} numbers, but {} are trained", mean.size(),
+          global.size());
+  return std::visit(
+      [&]<class P>(const P& chosen) -> Eigen::VectorXf {
+        auto&& own = detail::state_of<P>(state);
+        if constexpr (StepsByMean<P>)
+          return chosen.step(global, std::move(mean), own);
+        else
+          throw ArgumentError("this policy needs all updates at once, not their sum");
       },
       policy);
 }

@@ -1,15 +1,48 @@
 #pragma once
 #include <Eigen/Core>
 
-#include <algorithm>
 #include <cmath>
 #include <cstddef>
+#include <cstdint>
 #include <span>
 #include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/sorted_tiles.hpp"
 
 namespace offsite {
+
+namespace detail {
+
+/// Places `first` .. `last` - 1 of the sorted values.
+struct Places {
+  std::size_t first = 0, last = 0;
+};
+
+/// The mean of the values at these places, in double.
+struct MeanOfPlaces {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const std::int32_t* tile, Eigen::Index, const Places& places,
+                                         float* out) {
+    double sums[kTile] = {};
+    float row[kTile];
+    for (auto k = places.first; k < places.last; ++k) {
+      read_row(tile + static_cast<Eigen::Index>(k) * kTile, &row[0]);
+      for (int i = 0; i < kTile; ++i) sums[i] += double{row[i]};
+    }
+    const auto count = static_cast<double>(places.last - places.first);
+    for (int i = 0; i < kTile; ++i) out[i] = static_cast<float>(sums[i] / count);
+  }
+};
+
+[[nodiscard]] inline Eigen::VectorXf mean_of_places(const Eigen::VectorXf& global,
+                                                    std::span<const ClientUpdate> updates, Places places) {
+  std::vector<const float*> all;
+  for (const auto& update : updates) all.push_back(update.delta.data());
+  return reduce_sorted<MeanOfPlaces>(global, updates, all, places.first, places.last, places);
+}
+
+}  // namespace detail
 
 /// Cuts floor(share n) of the n values off at each end of every coordinate and averages the rest; weights do not count
 /// (Yin et al., arXiv:1803.01498).
@@ -20,18 +53,9 @@ struct TrimmedMean {
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State&) const {
     require(0 <= share && share < 0.5, "share is {}, but it must be in [0, 0.5)", share);
-    check_updates(global.size(), updates);
+    detail::check_shapes(global.size(), updates);
     const auto cut = static_cast<std::size_t>(std::floor(share * static_cast<double>(updates.size())));
-    Eigen::VectorXf next(global.size());
-    std::vector<float> values(updates.size());
-    for (Eigen::Index i = 0; i < global.size(); ++i) {
-      for (std::size_t k = 0; k < values.size(); ++k) values[k] = updates[k].delta[i];
-      std::sort(values.begin(), values.end());
-      double sum = 0;
-      for (std::size_t k = cut; k < values.size() - cut; ++k) sum += double{values[k]};
-      next[i] = global[i] + static_cast<float>(sum / static_cast<double>(values.size() - 2 * cut));
-    }
-    return next;
+    return detail::mean_of_places(global, updates, {cut, updates.size() - cut});
   }
 };
 
@@ -41,18 +65,9 @@ struct CoordinateMedian {
   struct State {};
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State&) const {
-    check_updates(global.size(), updates);
-    Eigen::VectorXf next(global.size());
-    std::vector<float> values(updates.size());
-    const auto upper = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-    for (Eigen::Index i = 0; i < global.size(); ++i) {
-      for (std::size_t k = 0; k < values.size(); ++k) values[k] = updates[k].delta[i];
-      std::nth_element(values.begin(), upper, values.end());
-      double median = double{*upper};
-      if (values.size() % 2 == 0) median = (median + double{*std::max_element(values.begin(), upper)}) / 2;
-      next[i] = global[i] + static_cast<float>(median);
-    }
-    return next;
+    detail::check_shapes(global.size(), updates);
+    const auto n = updates.size();
+    return detail::mean_of_places(global, updates, {(n - 1) / 2, n / 2 + 1});
   }
 };
 

@@ -1,5 +1,6 @@
 #pragma once
 #include <cmath>
+#include <utility>
 
 #include "offsite/aggregation/fed_avg.hpp"
 
@@ -16,11 +17,19 @@ struct FedProx {
   /// \throws ArgumentError as FedAvg does, or if mu is not positive.
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
-    require(mu > 0 && std::isfinite(mu), "mu is {}, but it must be positive", mu);
+    check();
     return FedAvg{}.aggregate(global, updates, state);
   }
+  [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                     State& state) const {
+    check();
+    return FedAvg{}.step(global, std::move(mean), state);
+  }
+
+ private:
+  void check() const { require(mu > 0 && std::isfinite(mu), "mu is {}, but it must be positive", mu); }
 };
 
-static_assert(AggregationPolicy<FedProx>);
+static_assert(StepsByMean<FedProx>);
 
 }  // namespace offsite

@@ -10,21 +10,24 @@
 #include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/gram.hpp"
+#include "offsite/aggregation/sorted_tiles.hpp"
+#include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
 
 namespace detail {
 
-/// Squared distances of all pairs of updates, (n, n).
-[[nodiscard]] inline Eigen::MatrixXd squared_distances(std::span<const ClientUpdate> updates) {
-  const auto n = std::ssize(updates);
-  Eigen::MatrixXd distances = Eigen::MatrixXd::Zero(n, n);
-  for (Eigen::Index i = 0; i < n; ++i)
-    for (Eigen::Index j = 0; j < i; ++j) {
-      const auto& a = updates[static_cast<std::size_t>(i)].delta;
-      const auto& b = updates[static_cast<std::size_t>(j)].delta;
-      distances(i, j) = distances(j, i) = (a - b).cast<double>().squaredNorm();
-    }
+/// Squared distances of all pairs of updates, (n, n), from their inner products. In double that loses nothing that counts:
+/// a distance of honest updates holds their own lengths only, however long a dishonest one is.
+/// \throws ArgumentError as `check_updates` does.
+[[nodiscard]] inline Eigen::MatrixXd squared_distances(Eigen::Index size,
+                                                       std::span<const ClientUpdate> updates) {
+  auto distances = gram(size, updates);
+  const Eigen::VectorXd squares = distances.diagonal();
+  for (Eigen::Index i = 0; i < distances.rows(); ++i)
+    for (Eigen::Index j = 0; j < distances.cols(); ++j)
+      distances(i, j) = std::max(0.0, squares[i] + squares[j] - 2 * distances(i, j));
   return distances;
 }
 
@@ -50,11 +53,38 @@ namespace detail {
   return numbers;
 }
 
+/// Of the sorted values of every coordinate, the mean of the `count` nearest the median. They are neighbours: the run with
+/// the smallest largest distance.
+struct MeanNearMedian {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const std::int32_t* tile, Eigen::Index n,
+                                         const std::ptrdiff_t& count, float* out) {
+    float low[kTile], high[kTile];
+    double median[kTile], sums[kTile] = {};
+    std::int32_t begin[kTile] = {};
+    read_row(tile + (n - 1) / 2 * kTile, &low[0]);
+    read_row(tile + n / 2 * kTile, &high[0]);
+    for (int i = 0; i < kTile; ++i) median[i] = (double{low[i]} + double{high[i]}) / 2;
+    for (std::int32_t k = 0; k + count < n; ++k) {
+      read_row(tile + k * kTile, &low[0]);
+      read_row(tile + (k + count) * kTile, &high[0]);
+      for (int i = 0; i < kTile; ++i)
+        begin[i] +=
+            begin[i] == k && std::abs(double{high[i]} - median[i]) < std::abs(double{low[i]} - median[i]);
+    }
+    for (std::int32_t k = 0; k < n; ++k) {
+      read_row(tile + k * kTile, &low[0]);
+      for (int i = 0; i < kTile; ++i) sums[i] += begin[i] <= k && k < begin[i] + count ? double{low[i]} : 0;
+    }
+    for (int i = 0; i < kTile; ++i) out[i] = static_cast<float>(sums[i] / static_cast<double>(count));
+  }
+};
+
 }  // namespace detail
 
 /// Averages the `keep` updates that lie nearest to their n - f - 2 nearest neighbours; with `keep` 1 it is Krum, with 0,
 /// which stands for n - f, Multi-Krum (Blanchard et al., NeurIPS 2017). Weights do not count; ties go to the lower
-/// client. O(n^2) distances.
+/// client. O(n^2) inner products, in one pass over the updates.
 struct MultiKrum {
   std::int64_t faulty = 1;  ///< f: clients that may lie, >= 0; n >= 2f + 3 are needed
   std::int64_t keep = 0;    ///< 1 .. n, or 0 = n - f
@@ -62,21 +92,23 @@ struct MultiKrum {
   struct State {};
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State&) const {
-    check_updates(global.size(), updates);
+    detail::check_shapes(global.size(), updates);
     const auto n = std::ssize(updates);
     require(faulty >= 0 && n >= 2 * faulty + 3,
             "Krum withstands {} faulty clients if there are {} updates, but {} came", faulty, 2 * faulty + 3,
             n);
     require(0 <= keep && keep <= n, "keep is {}, but {} updates came", keep, n);
     auto order = detail::all_of(updates.size());
-    const auto scores = detail::krum_scores(detail::squared_distances(updates), order,
+    const auto scores = detail::krum_scores(detail::squared_distances(global.size(), updates), order,
                                             static_cast<std::size_t>(n - faulty - 2));
     std::stable_sort(order.begin(), order.end(), [&](auto i, auto j) { return scores[i] < scores[j]; });
     order.resize(static_cast<std::size_t>(keep == 0 ? n - faulty : keep));
     std::sort(order.begin(), order.end());
-    Eigen::VectorXd sum = Eigen::VectorXd::Zero(global.size());
-    for (const auto i : order) sum += updates[i].delta.cast<double>();
-    return global + (sum / static_cast<double>(order.size())).cast<float>();
+    std::vector<detail::Addend> kept;
+    for (const auto i : order) kept.push_back({updates[i].delta.data()});
+    Eigen::VectorXf next(global.size());
+    (void)detail::mean_of(kept, static_cast<double>(order.size()), global.data(), next);
+    return next;
   }
 };
 
@@ -88,29 +120,25 @@ struct Bulyan {
   struct State {};
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State&) const {
-    check_updates(global.size(), updates);
+    detail::check_shapes(global.size(), updates);
     const auto n = std::ssize(updates);
     require(faulty >= 0 && n >= 4 * faulty + 3,
             "Bulyan withstands {} faulty clients if there are {} updates, but {} came", faulty,
             4 * faulty + 3, n);
-    const auto picked = pick(updates);
-    std::vector<float> values(picked.size());
-    const auto count = picked.size() - static_cast<std::size_t>(2 * faulty);
-    Eigen::VectorXf next(global.size());
-    for (Eigen::Index i = 0; i < global.size(); ++i) {
-      for (std::size_t k = 0; k < picked.size(); ++k) values[k] = updates[picked[k]].delta[i];
-      next[i] = global[i] + static_cast<float>(mean_near_median(values, count));
-    }
-    return next;
+    const auto picked = pick(detail::squared_distances(global.size(), updates));
+    std::vector<const float*> chosen;
+    for (const auto i : picked) chosen.push_back(updates[i].delta.data());
+    return detail::reduce_sorted<detail::MeanNearMedian>(global, updates, chosen, 0, chosen.size(),
+                                                         std::ssize(chosen) - 2 * faulty);
   }
 
  private:
-  [[nodiscard]] std::vector<std::size_t> pick(std::span<const ClientUpdate> updates) const {
-    const auto distances = detail::squared_distances(updates);
-    auto left = detail::all_of(updates.size());
+  [[nodiscard]] std::vector<std::size_t> pick(const Eigen::MatrixXd& distances) const {
+    const auto n = static_cast<std::size_t>(distances.rows());
+    auto left = detail::all_of(n);
     std::vector<std::size_t> picked;
     const auto f = static_cast<std::size_t>(faulty);
-    while (picked.size() < updates.size() - 2 * f) {
+    while (picked.size() < n - 2 * f) {
       const auto neighbours = left.size() > f + 2 ? left.size() - f - 2 : std::size_t{1};
       const auto scores = detail::krum_scores(distances, left, neighbours);
       const auto best = std::min_element(scores.begin(), scores.end()) - scores.begin();
@@ -118,19 +146,6 @@ struct Bulyan {
       left.erase(left.begin() + best);
     }
     return picked;
-  }
-  /// Of sorted values those nearest the median are neighbours: the run of `count` with the smallest largest distance.
-  [[nodiscard]] static double mean_near_median(std::vector<float>& values, std::size_t count) {
-    std::sort(values.begin(), values.end());
-    const auto n = values.size();
-    const double median = (double{values[(n - 1) / 2]} + double{values[n / 2]}) / 2;
-    std::size_t begin = 0;
-    while (begin + count < n &&
-           std::abs(double{values[begin + count]} - median) < std::abs(double{values[begin]} - median))
-      ++begin;
-    double sum = 0;
-    for (std::size_t k = begin; k < begin + count; ++k) sum += double{values[k]};
-    return sum / static_cast<double>(count);
   }
 };
 

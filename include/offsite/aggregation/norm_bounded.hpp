@@ -1,29 +1,59 @@
 #pragma once
 #include <Eigen/Core>
 
+#include <cmath>
+#include <cstddef>
 #include <span>
 #include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
 #include "offsite/aggregation/fed_avg.hpp"
+#include "offsite/aggregation/pieces.hpp"
+#include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
 
 namespace detail {
 
-/// The updates, those that are longer than `max_norm` scaled down to it. \throws ArgumentError as `check_updates` does,
-/// and unless the bound is positive.
+/// What each update is to be multiplied by so that none is longer than `max_norm`. \throws ArgumentError as
+/// `check_updates` does, and unless the bound is positive.
+[[nodiscard]] inline std::vector<float> bounding_scales(Eigen::Index size,
+                                                        std::span<const ClientUpdate> updates,
+                                                        float max_norm) {
+  require(max_norm > 0, "max_norm is {}, but it must be positive", max_norm);
+  check_shapes(size, updates);
+  std::vector<float> scales;
+  for (const auto& update : updates) {
+    const double length = norm(update.delta);
+    if (!std::isfinite(length)) check_updates(size, updates);
+    scales.push_back(length > double{max_norm} ? static_cast<float>(double{max_norm} / length) : 1.0f);
+  }
+  return scales;
+}
+
+/// Copies of the updates, scaled.
 [[nodiscard]] inline std::vector<ClientUpdate> bounded_updates(Eigen::Index size,
                                                                std::span<const ClientUpdate> updates,
                                                                float max_norm) {
-  require(max_norm > 0, "max_norm is {}, but it must be positive", max_norm);
-  check_updates(size, updates);
-  std::vector<ClientUpdate> bounded(updates.begin(), updates.end());
-  for (auto& update : bounded) {
-    const double norm = update.delta.cast<double>().norm();
-    if (norm > double{max_norm}) update.delta *= static_cast<float>(double{max_norm} / norm);
-  }
+  const auto scales = bounding_scales(size, updates, max_norm);
+  std::vector<ClientUpdate> bounded;
+  bounded.reserve(updates.size());
+  for (std::size_t i = 0; i < updates.size(); ++i)
+    bounded.push_back({updates[i].delta * scales[i], updates[i].weight});
   return bounded;
+}
+
+/// What `policy` makes of the bounded updates; copies them only for one that needs more than their mean.
+template <AggregationPolicy Policy>
+[[nodiscard]] Eigen::VectorXf aggregate_bounded(Policy policy, const Eigen::VectorXf& global,
+                                                std::span<const ClientUpdate> updates, float max_norm,
+                                                typename Policy::State& state) {
+  if constexpr (StepsByMean<Policy>) {
+    const auto scales = bounding_scales(global.size(), updates, max_norm);
+    return policy.step(global, mean_onto(nullptr, global.size(), updates, scales), state);
+  } else {
+    return policy.aggregate(global, bounded_updates(global.size(), updates, max_norm), state);
+  }
 }
 
 }  // namespace detail
@@ -38,7 +68,7 @@ struct NormBounded {
   using State = typename Inner::State;
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
-    return inner.aggregate(global, detail::bounded_updates(global.size(), updates, max_norm), state);
+    return detail::aggregate_bounded(inner, global, updates, max_norm, state);
   }
 };
 

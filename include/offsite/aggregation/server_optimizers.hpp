@@ -2,12 +2,24 @@
 #include <Eigen/Core>
 
 #include <span>
+#include <utility>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/pieces.hpp"
 #include "offsite/aggregation/policy_state.hpp"
 #include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
+
+namespace detail {
+
+/// A vector of the state: of `size` numbers, all `value` when it is new.
+inline void begin_vector(Eigen::VectorXf& vector, Eigen::Index size, float value) {
+  if (vector.size() == 0) vector.setConstant(size, value);
+  require(vector.size() == size, "the policy remembers {} numbers, but {} are trained", vector.size(), size);
+}
+
+}  // namespace detail
 
 /// Federated averaging with momentum on the owner's side: m = beta m + D, x += rate m, where D is the weighted mean of
 /// the updates (Hsu, Qi, Brown, arXiv:1909.06335).
@@ -25,13 +37,28 @@ struct FedAvgM {
 
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
+    check();
+    return step(global, weighted_mean(global.size(), updates), state);
+  }
+  [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                     State& state) const {
+    check();
+    detail::begin_vector(state.momentum, global.size(), 0);
+    detail::for_each_piece(global.size(), detail::kPiece, [&](Eigen::Index begin, Eigen::Index count) {
+      auto m = state.momentum.segment(begin, count);
+      auto next = mean.segment(begin, count);
+      m = momentum * m + next;
+      next = global.segment(begin, count) + learning_rate * m;
+      return true;
+    });
+    return mean;
+  }
+
+ private:
+  void check() const {
     require(learning_rate > 0 && 0 <= momentum && momentum < 1,
             "learning_rate is {} and momentum {}, but they must be above 0, and in [0, 1)", learning_rate,
             momentum);
-    const auto mean = weighted_mean(global.size(), updates);
-    if (state.momentum.size() == 0) state.momentum.setZero(global.size());
-    state.momentum = momentum * state.momentum + mean;
-    return global + learning_rate * state.momentum;
   }
 };
 
@@ -46,9 +73,8 @@ struct Moments {
     f("second", second);
   }
   void begin(Eigen::Index size, float tau) {
-    if (first.size() > 0) return;
-    first.setZero(size);
-    second.setConstant(size, tau * tau);
+    begin_vector(first, size, 0);
+    begin_vector(second, size, tau * tau);
   }
 };
 
@@ -59,10 +85,20 @@ inline void check_rates(float learning_rate, float beta1, float beta2, float tau
           "beta1 is {} and beta2 {}, but they must be in [0, 1)", beta1, beta2);
 }
 
-/// x + rate m / (sqrt(v) + tau)
-[[nodiscard]] inline Eigen::VectorXf adaptive_step(const Eigen::VectorXf& global, const Moments& state,
-                                                   float rate, float tau) {
-  return (global.array() + rate * state.first.array() / (state.second.array().sqrt() + tau)).matrix();
+/// x + rate m / (sqrt(v) + tau) after `advance(m, v, mean)` of every piece of both moments, in place of `mean`.
+template <class Advance>
+[[nodiscard]] Eigen::VectorXf adaptive_step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                            Moments& state, float rate, float tau, const Advance& advance) {
+  state.begin(global.size(), tau);
+  for_each_piece(global.size(), kPiece, [&](Eigen::Index begin, Eigen::Index count) {
+    auto m = state.first.segment(begin, count).array();
+    auto v = state.second.segment(begin, count).array();
+    auto next = mean.segment(begin, count).array();
+    advance(m, v, next);
+    next = global.segment(begin, count).array() + rate * m / (v.sqrt() + tau);
+    return true;
+  });
+  return mean;
 }
 
 }  // namespace detail
@@ -78,11 +114,16 @@ struct FedAdam {
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
     detail::check_rates(learning_rate, beta1, beta2, tau);
-    const auto mean = weighted_mean(global.size(), updates);
-    state.begin(global.size(), tau);
-    state.first = beta1 * state.first + (1 - beta1) * mean;
-    state.second.array() = beta2 * state.second.array() + (1 - beta2) * mean.array().square();
-    return detail::adaptive_step(global, state, learning_rate, tau);
+    return step(global, weighted_mean(global.size(), updates), state);
+  }
+  [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                     State& state) const {
+    detail::check_rates(learning_rate, beta1, beta2, tau);
+    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
+                                 [&](auto& m, auto& v, const auto& d) {
+                                   m = beta1 * m + (1 - beta1) * d;
+                                   v = beta2 * v + (1 - beta2) * d.square();
+                                 });
   }
 };
 
@@ -97,12 +138,16 @@ struct FedYogi {
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
     detail::check_rates(learning_rate, beta1, beta2, tau);
-    const auto mean = weighted_mean(global.size(), updates);
-    state.begin(global.size(), tau);
-    state.first = beta1 * state.first + (1 - beta1) * mean;
-    const Eigen::ArrayXf square = mean.array().square();
-    state.second.array() -= (1 - beta2) * square * (state.second.array() - square).sign();
-    return detail::adaptive_step(global, state, learning_rate, tau);
+    return step(global, weighted_mean(global.size(), updates), state);
+  }
+  [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                     State& state) const {
+    detail::check_rates(learning_rate, beta1, beta2, tau);
+    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
+                                 [&](auto& m, auto& v, const auto& d) {
+                                   m = beta1 * m + (1 - beta1) * d;
+                                   v -= (1 - beta2) * d.square() * (v - d.square()).sign();
+                                 });
   }
 };
 
@@ -115,15 +160,21 @@ struct FedAdagrad {
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
     detail::check_rates(learning_rate, 0, 0, tau);
-    state.begin(global.size(), tau);
-    state.first = weighted_mean(global.size(), updates);
-    state.second.array() += state.first.array().square();
-    return detail::adaptive_step(global, state, learning_rate, tau);
+    return step(global, weighted_mean(global.size(), updates), state);
+  }
+  [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
+                                     State& state) const {
+    detail::check_rates(learning_rate, 0, 0, tau);
+    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
+                                 [&](auto& m, auto& v, const auto& d) {
+                                   m = d;
+                                   v += d.square();
+                                 });
   }
 };
 
-static_assert(AggregationPolicy<FedAvgM> && PersistentState<FedAvgM::State>);
-static_assert(AggregationPolicy<FedAdam> && PersistentState<FedAdam::State>);
-static_assert(AggregationPolicy<FedYogi> && AggregationPolicy<FedAdagrad>);
+static_assert(StepsByMean<FedAvgM> && PersistentState<FedAvgM::State>);
+static_assert(StepsByMean<FedAdam> && PersistentState<FedAdam::State>);
+static_assert(StepsByMean<FedYogi> && StepsByMean<FedAdagrad>);
 
 }  // namespace offsite

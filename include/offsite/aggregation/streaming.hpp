@@ -5,23 +5,36 @@
 #include <span>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/pieces.hpp"
+#include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
 
 /// A weighted mean in the making: one running sum, in double, however many updates there are.
 class WeightedSum {
  public:
-  /// \throws ArgumentError as `check_updates` does.
-  void add(const ClientUpdate& update) {
+  /// Adds an update, scaled by `scale` first. \throws ArgumentError as `check_updates` does; then nothing was added.
+  void add(const ClientUpdate& update, float scale = 1) {
+    check_updates(sum_.size() == 0 ? update.delta.size() : sum_.size(), std::span(&update, 1));
     if (sum_.size() == 0) sum_.setZero(update.delta.size());
-    check_updates(sum_.size(), std::span(&update, 1));
-    sum_ += update.weight * update.delta.cast<double>();
+    const detail::Addend addend{update.delta.data(), update.weight, scale};
+    detail::for_each_piece(sum_.size(), detail::kPiece, [&](Eigen::Index begin, Eigen::Index count) {
+      simd::run<detail::AddWeighted>(std::span(&addend, 1), begin, count, sum_.data() + begin);
+      return true;
+    });
     weight_ += update.weight;
   }
   /// The mean, to the bit that of `weighted_mean` of the same updates in the same order.
   [[nodiscard]] Eigen::VectorXf mean() const {
     require(weight_ > 0, "there is no update to aggregate");
-    return (sum_ / weight_).cast<float>();
+    Eigen::VectorXf mean(sum_.size());
+    detail::for_each_piece(sum_.size(), detail::kPiece, [&](Eigen::Index begin, Eigen::Index count) {
+      bool finite = true;
+      const float* base = nullptr;
+      simd::run<detail::DivideSum>(sum_.data() + begin, weight_, base, mean.data() + begin, count, &finite);
+      return finite;
+    });
+    return mean;
   }
 
  private:

@@ -1,28 +1,131 @@
 #pragma once
+#include <Eigen/Core>
+
 #include <algorithm>
+#include <cstddef>
 #include <span>
+#include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/pieces.hpp"
 
 namespace offsite {
 
-/// sum(w_i delta_i) / sum(w_i), in one pass by pieces that stay in the cache, summed in double.
-/// \throws ArgumentError as `check_updates` does.
-[[nodiscard]] inline Eigen::VectorXf weighted_mean(Eigen::Index size, std::span<const ClientUpdate> updates) {
-  check_updates(size, updates);
+namespace detail {
+
+/// A vector of a sum: `values` times `scale` in float, then times `weight` in double.
+struct Addend {
+  const float* values = nullptr;
+  double weight = 1;
+  float scale = 1;
+};
+
+/// Adds `Count` vectors at once, in their order: `sum` then goes through the registers once for all of them.
+template <int Count>
+[[gnu::always_inline]] inline void add_vectors(const Addend* addends, Eigen::Index begin, Eigen::Index count,
+                                               double* sum) {
+  Addend a[Count];
+  for (int k = 0; k < Count; ++k) {
+    a[k] = addends[k];
+    a[k].values += begin;
+  }
+  Eigen::Index i = 0;
+  for (; i + 16 <= count; i += 16) {
+    double block[16];
+    for (int j = 0; j < 16; ++j) block[j] = sum[i + j];
+    for (int k = 0; k < Count; ++k)
+      for (int j = 0; j < 16; ++j) block[j] += a[k].weight * double{a[k].values[i + j] * a[k].scale};
+    for (int j = 0; j < 16; ++j) sum[i + j] = block[j];
+  }
+  for (; i < count; ++i)
+    for (int k = 0; k < Count; ++k) sum[i] += a[k].weight * double{a[k].values[i] * a[k].scale};
+}
+
+/// sum += the addends, all by the same arithmetic however many there are at a time.
+struct AddWeighted {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
+                                         Eigen::Index count, double* sum) {
+    std::size_t k = 0;
+    for (; k + 4 <= addends.size(); k += 4) add_vectors<4>(addends.data() + k, begin, count, sum);
+    for (; k < addends.size(); ++k) add_vectors<1>(addends.data() + k, begin, count, sum);
+  }
+};
+
+/// next = base + sum / total, in float but for the quotient; without `base` the quotient alone. Says whether all of the
+/// sum is finite, as it is not if one of its addends is not.
+struct DivideSum {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const double* sum, double total, const float* base, float* next,
+                                         Eigen::Index count, bool* finite) {
+    double zeros[16] = {};
+    const auto look = [&](Eigen::Index i, int j) __attribute__((always_inline)) {
+      zeros[j] += sum[i + j] * 0.0;
+      const auto mean = static_cast<float>(sum[i + j] / total);
+      next[i + j] = base == nullptr ? mean : base[i + j] + mean;
+    };
+    Eigen::Index i = 0;
+    for (; i + 16 <= count; i += 16)
+      for (int j = 0; j < 16; ++j) look(i, j);
+    for (int j = 0; i + j < count; ++j) look(i, j);
+    for (const double zero : zeros) *finite = *finite && zero == 0;
+  }
+};
+
+/// base + (sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache.
+/// \returns whether all addends and sums are finite
+[[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
+                                  Eigen::VectorXf& next) {
+  constexpr Eigen::Index kSums = 2048;
+  struct Sums {
+    double values[kSums];
+  };
+  return for_each_piece(next.size(), kSums, Sums{}, [&](Eigen::Index begin, Eigen::Index count, Sums& sums) {
+    std::fill_n(sums.values, count, 0.0);
+    bool finite = true;
+    simd::run<AddWeighted>(addends, begin, count, &sums.values[0]);
+    simd::run<DivideSum>(&sums.values[0], total, base == nullptr ? nullptr : base + begin,
+                         next.data() + begin, count, &finite);
+    return finite;
+  });
+}
+
+/// The updates as addends; each is scaled by its number in `scales`, if there are any.
+[[nodiscard]] inline std::vector<Addend> addends_of(std::span<const ClientUpdate> updates,
+                                                    std::span<const float> scales = {}) {
+  std::vector<Addend> addends;
+  for (std::size_t i = 0; i < updates.size(); ++i)
+    addends.push_back({updates[i].delta.data(), updates[i].weight, scales.empty() ? 1 : scales[i]});
+  return addends;
+}
+
+/// `base`, which may be null, plus the weighted mean of the updates, each scaled first if there are `scales`.
+[[nodiscard]] inline Eigen::VectorXf mean_onto(const float* base, Eigen::Index size,
+                                               std::span<const ClientUpdate> updates,
+                                               std::span<const float> scales = {}) {
+  check_shapes(size, updates);
   double total = 0;
   for (const auto& update : updates) total += update.weight;
-  constexpr Eigen::Index kPiece = 4096;
   Eigen::VectorXf mean(size);
-  Eigen::VectorXd sum(kPiece);
-  for (Eigen::Index begin = 0; begin < size; begin += kPiece) {
-    const auto n = std::min(kPiece, size - begin);
-    sum.head(n).setZero();
-    for (const auto& update : updates)
-      sum.head(n) += update.weight * update.delta.segment(begin, n).cast<double>();
-    mean.segment(begin, n) = (sum.head(n) / total).cast<float>();
-  }
+  if (!mean_of(addends_of(updates, scales), total, base, mean)) check_updates(size, updates);
   return mean;
 }
+
+}  // namespace detail
+
+/// sum(w_i delta_i) / sum(w_i), in one pass, summed in double.
+/// \throws ArgumentError as `check_updates` does.
+[[nodiscard]] inline Eigen::VectorXf weighted_mean(Eigen::Index size, std::span<const ClientUpdate> updates) {
+  return detail::mean_onto(nullptr, size, updates);
+}
+
+/// A policy that needs no more of the updates than their weighted mean.
+///
+///   `p.step(global, mean, state)`   what `aggregate` gives for updates with that mean, bit for bit
+template <class P>
+concept StepsByMean = AggregationPolicy<P> &&
+    requires(const P& policy, const Eigen::VectorXf& global, Eigen::VectorXf mean, typename P::State& state) {
+  { policy.step(global, mean, state) } -> std::same_as<Eigen::VectorXf>;
+};
 
 }  // namespace offsite

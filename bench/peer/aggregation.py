@@ -1,0 +1,274 @@
+"""Both sides of bench/aggregation.cpp: Flower's strategies and NumPy as its users write it, beside ours.
+
+    pip install flwr numpy
+    python bench/peer/aggregation.py --binary PATH [--numbers 10000000] [--clients 32] [--rounds 3] [--threads 1,2]
+
+The sides run one after the other, round by round. Flower's time is that of its own aggregation on arrays that are decoded
+already; "with decoding" is what its server pays, which gets the updates as bytes in NumPy's file format. Of `aggregate` and
+`aggregate_inplace` the faster counts. Policies of which Flower needs minutes are compared on fewer numbers, both sides on the
+same ones. Prints a table and, last, one line of JSON.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import time
+
+MEANS = ["fedavg", "fedavg/streamed", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad", "norm"]
+SORTED = ["trimmed_mean", "coordinate_median"]
+# policies, and the part of the numbers that the sides are compared on
+GROUPS = [(MEANS, 1), (SORTED, 5), (["geometric_median", "krum", "multi_krum"], 10), (["bulyan"], 40)]
+LAYERS = 10  # arrays an update has at Flower's
+
+
+def best_of_two(work, make=lambda: ()):
+    """Seconds of the second call: the first makes what is kept between rounds. Of a slow one, the first."""
+    taken = []
+    while len(taken) < 2 and sum(taken) < 2:
+        arguments = make()
+        start = time.perf_counter()
+        work(*arguments)
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def random_updates(clients, numbers):
+    import numpy as np
+    random = np.random.default_rng(1)
+    updates = np.empty((clients, numbers), np.float32)
+    for row in updates:
+        random.random(out=row, dtype=np.float32)
+        row -= 0.5
+        row *= 0.06
+    return updates
+
+
+def flower(policies, clients, numbers):
+    """{policy: {"arrays": seconds, "bytes": seconds}} of Flower's own functions."""
+    import logging
+    logging.disable(logging.CRITICAL)
+    import numpy as np
+    from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
+    from flwr.server import strategy
+    from flwr.server.strategy import aggregate as functions
+
+    updates = random_updates(clients, numbers)
+    arrays = [(np.array_split(row, LAYERS), 100 + k) for k, row in enumerate(updates)]
+    start = [np.full_like(part, 0.5) for part in arrays[0][0]]
+
+    def encoded():
+        return [(None, FitRes(Status(Code.OK, ""), ndarrays_to_parameters(parts), weight, {})) for parts, weight in arrays]
+
+    def strategy_of(policy, parameters):
+        begin = {"initial_parameters": parameters}
+        return {"fedavgm": lambda: strategy.FedAvgM(server_learning_rate=1.0, server_momentum=0.9, **begin),
+                "fedadam": lambda: strategy.FedAdam(**begin), "fedyogi": lambda: strategy.FedYogi(**begin),
+                "fedadagrad": lambda: strategy.FedAdagrad(**begin)}.get(policy, strategy.FedAvg)()
+
+    def mean_family(policy):
+        # The strategy itself, once on bytes and once with decoding and encoding taken out of its way.
+        seconds = {}
+        results = encoded()
+        for inplace in (True, False):
+            acting = strategy_of(policy, ndarrays_to_parameters(start))
+            acting.inplace = inplace
+            acting.initialize_parameters(None)
+            taken = best_of_two(lambda: acting.aggregate_fit(1, results, []))
+            seconds["bytes"] = min(taken, seconds.get("bytes", taken))
+        decoded = [(None, FitRes(Status(Code.OK, ""), parts, weight, {})) for parts, weight in arrays]
+        modules = [sys.modules[name] for name in list(sys.modules) if name.startswith("flwr.server.strategy.")]
+        kept = [(module, name, getattr(module, name)) for module in modules
+                for name in ("parameters_to_ndarrays", "ndarrays_to_parameters") if hasattr(module, name)]
+        for module, name, _ in kept:
+            setattr(module, name, lambda same: same)
+        try:
+            for inplace in (False, True):  # in place last: it writes over its input
+                acting = strategy_of(policy, [part.copy() for part in start])
+                acting.inplace = inplace
+                acting.initialize_parameters(None)
+                taken = best_of_two(lambda: acting.aggregate_fit(1, decoded, []))
+                seconds["arrays"] = min(taken, seconds.get("arrays", taken))
+        finally:
+            for module, name, own in kept:
+                setattr(module, name, own)
+        return seconds
+
+    def robust(policy):
+        work = {"trimmed_mean": lambda results: functions.aggregate_trimmed_avg(results, 0.2),
+                "coordinate_median": functions.aggregate_median,
+                "krum": lambda results: functions.aggregate_krum(results, 1, 0),
+                "multi_krum": lambda results: functions.aggregate_krum(results, 1, clients - 1),
+                "bulyan": lambda results: functions.aggregate_bulyan(results, 1, functions.aggregate_krum, to_keep=0),
+                }[policy]
+        results = encoded()
+        start = time.perf_counter()
+        for _, result in results:
+            parameters_to_ndarrays(result.parameters)
+        decoding = time.perf_counter() - start
+        seconds = best_of_two(work, lambda: (list(arrays),))  # Bulyan takes from its list
+        return {"arrays": seconds, "bytes": seconds + decoding}
+
+    measured = {}
+    for policy in policies:
+        if policy in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad"):
+            measured[policy] = mean_family("fedavg" if policy == "fedprox" else policy)
+        elif policy in ("trimmed_mean", "coordinate_median", "krum", "multi_krum", "bulyan"):
+            measured[policy] = robust(policy)
+    return measured
+
+
+def numpy_reference(policies, clients, numbers):
+    """{policy: {"arrays": seconds}}: a matrix of one update a row, and the formula in as few calls as NumPy needs."""
+    import numpy as np
+    updates = random_updates(clients, numbers)
+    weights = np.arange(100, 100 + clients, dtype=np.float32)
+    x, m, v = (np.full(numbers, value, np.float32) for value in (0.5, 0.0, 1e-6))
+
+    def mean():
+        return weights @ updates / weights.sum()
+
+    def adaptive(moment):
+        nonlocal m, v
+        d = mean()
+        m = np.float32(0.9) * m + np.float32(0.1) * d
+        v = moment(d)
+        return x + np.float32(0.1) * m / (np.sqrt(v) + np.float32(1e-3))
+
+    def momentum():
+        nonlocal m
+        m = np.float32(0.9) * m + mean()
+        return x + m
+
+    def bounded():
+        scales = np.minimum(1, 1 / np.linalg.norm(updates, axis=1))
+        return x + (weights * scales) @ updates / weights.sum()
+
+    def distances():
+        products = updates @ updates.T
+        squares = np.diag(products)
+        return squares[:, None] + squares[None, :] - 2 * products
+
+    def best(table, left):
+        part = np.sort(table[np.ix_(left, left)], axis=1)[:, 1:max(2, len(left) - 2)]
+        return np.argsort(part.sum(axis=1), kind="stable")
+
+    def bulyan():
+        table, left, picked = distances(), list(range(clients)), []
+        while len(picked) < clients - 2:
+            picked.append(left.pop(best(table, left)[0]))
+        chosen = updates[picked]
+        nearest = np.argsort(np.abs(chosen - np.median(chosen, axis=0)), axis=0)[:clients - 4]
+        return x + np.take_along_axis(chosen, nearest, axis=0).mean(axis=0)
+
+    def geometric():
+        z = mean()
+        for _ in range(16):
+            w = weights / np.maximum(1e-6, [np.linalg.norm(row - z) for row in updates]).astype(np.float32)
+            z = w @ updates / w.sum()
+        return x + z
+
+    cut = int(0.2 * clients)
+    every = list(range(clients))
+    work = {
+        "fedavg": lambda: x + mean(), "fedprox": lambda: x + mean(), "fedavgm": momentum,
+        "fedadam": lambda: adaptive(lambda d: np.float32(0.99) * v + np.float32(0.01) * d**2),
+        "fedyogi": lambda: adaptive(lambda d: v - np.float32(0.01) * d**2 * np.sign(v - d**2)),
+        "fedadagrad": lambda: adaptive(lambda d: v + d**2), "norm": bounded,
+        "trimmed_mean": lambda: x + np.sort(updates, axis=0)[cut:clients - cut].mean(axis=0),
+        "coordinate_median": lambda: x + np.median(updates, axis=0), "geometric_median": geometric,
+        "krum": lambda: x + updates[best(distances(), every)[0]],
+        "multi_krum": lambda: x + updates[best(distances(), every)[:clients - 1]].mean(axis=0), "bulyan": bulyan,
+    }
+    return {policy: {"arrays": best_of_two(work[policy])} for policy in policies if policy in work}
+
+
+def last_json(command, threads):
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=900,
+                          env={**os.environ, **dict.fromkeys(names, str(threads)), "FLWR_TELEMETRY_ENABLED": "0"})
+    if done.returncode != 0:
+        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
+    return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
+
+
+def measure(options, threads):
+    """{policy: a row}; a row has seconds a round of each side and what follows from them."""
+    rows = {}
+    memory = []
+    for policies, part in GROUPS:
+        numbers = max(1000, options.numbers // part)
+        words = [f"clients={options.clients}", f"threads={threads}", "policies=" + ",".join(policies)]
+        for number in range(options.rounds):
+            ours = last_json([options.binary, f"numbers={numbers}", *words], threads)["policies"]
+            peers = {side: last_json([sys.executable, __file__, "--side", side, "--numbers", numbers, "--clients", options.clients,
+                                      "--policies", ",".join(policies)], threads) for side in ("flower", "numpy")}
+            # The rate of memory is that of all numbers, whatever the sides are compared on.
+            whole = ours if part == 1 else last_json([options.binary, f"numbers={options.numbers}", *words], threads)["policies"]
+            memory.append(whole["plain_sum"]["gb_per_s"])
+            for policy in policies:
+                row = rows.setdefault(policy, {"policy": policy, "numbers": numbers, "ours_s": [], "ours_processor_s": [],
+                                               "gb_per_s": [], "flower_s": [], "flower_bytes_s": [], "numpy_s": []})
+                row["ours_s"].append(ours[policy]["wall_s"])
+                row["ours_processor_s"].append(ours[policy]["processor_s"])
+                row["gb_per_s"].append(whole[policy]["gb_per_s"])
+                theirs = peers["flower"].get(policy) or (peers["flower"]["fedavg"] if policy == "fedavg/streamed" else None)
+                if theirs:
+                    row["flower_s"].append(theirs["arrays"])
+                    row["flower_bytes_s"].append(theirs["bytes"])
+                reference = peers["numpy"].get(policy) or (peers["numpy"]["fedavg"] if policy == "fedavg/streamed" else None)
+                if reference:
+                    row["numpy_s"].append(reference["arrays"])
+            print(f"threads {threads}, round {number + 1}: {', '.join(policies)}", file=sys.stderr, flush=True)
+    for row in rows.values():
+        for side in ("flower", "flower_bytes", "numpy"):
+            ratios = [theirs / ours for theirs, ours in zip(row[f"{side}_s"], row["ours_s"])]
+            row[f"{side}_ratio"] = [min(ratios), statistics.median(ratios), max(ratios)] if ratios else None
+    return {"threads": threads, "memory_gb_per_s": [min(memory), statistics.median(memory), max(memory)],
+            "policies": list(rows.values())}
+
+
+def table(result):
+    """Markdown."""
+    def spread(ratio):
+        return " / ".join(f"{value:.1f}" for value in ratio) if ratio else "-"
+    low, middle, high = result["memory_gb_per_s"]
+    lines = [f"{result['threads']} thread(s); a plain sum over the updates reads {low:.1f} / {middle:.1f} / {high:.1f} GB/s", "",
+             "| policy | numbers compared | ours, ms | GB/s, all numbers | times Flower's | with its decoding | times NumPy's |",
+             "|---|---|---|---|---|---|---|"]
+    for row in result["policies"]:
+        lines.append(f"| {row['policy']} | {row['numbers']:,} | {1e3 * statistics.median(row['ours_s']):.1f} | "
+                     f"{statistics.median(row['gb_per_s']):.1f} | {spread(row['flower_ratio'])} | "
+                     f"{spread(row['flower_bytes_ratio'])} | {spread(row['numpy_ratio'])} |")
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--binary", type=pathlib.Path, help="the program bench/aggregation.cpp")
+    parser.add_argument("--numbers", type=int, default=10_000_000, help="trained parameters")
+    parser.add_argument("--clients", type=int, default=32)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--side", choices=["flower", "numpy"], help=argparse.SUPPRESS)
+    parser.add_argument("--policies", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.side:
+        side = {"flower": flower, "numpy": numpy_reference}[options.side]
+        print(json.dumps(side(options.policies.split(","), options.clients, options.numbers)))
+        return
+    if not options.binary:
+        parser.error("--binary says where the program is")
+    results = []
+    for threads in options.threads.split(","):
+        results.append(measure(options, int(threads)))
+        print(table(results[-1]) + "\n")
+    print(json.dumps({"bench": "aggregation", "clients": options.clients, "numbers": options.numbers, "rounds": options.rounds,
+                      "runs": results}))
+
+
+if __name__ == "__main__":
+    main()
