@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
+#include <string>
 #include <vector>
 
 #include "support/test.hpp"
@@ -58,6 +60,25 @@ TEST_CASE("release_file_pages: a mapped file's pages leave memory and come back 
   munmap(mapped, kBytes);
   close(file);
   std::remove(name);
+}
+
+TEST_CASE("keep_few_products: sets the limits that oneDNN reads, unless the user's environment has them") {
+  // Whatever a run of the tests has set stays.
+  const char* names[] = {"LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"};
+  std::vector<std::optional<std::string>> before;
+  for (const char* name : names) {
+    const char* value = std::getenv(name);
+    before.push_back(value == nullptr ? std::nullopt : std::optional<std::string>(value));
+    unsetenv(name);
+  }
+  setenv(names[0], "7", 1);
+  keep_few_products(48);
+  CHECK(std::string(std::getenv(names[0])) == "7");
+  CHECK(std::string(std::getenv(names[1])) == "48");
+  for (std::size_t i = 0; i < before.size(); ++i) {
+    unsetenv(names[i]);
+    if (before[i]) setenv(names[i], before[i]->c_str(), 1);
+  }
 }
 
 }  // namespace process_test

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 namespace offsite {
@@ -19,6 +20,17 @@ inline void keep_freed_memory() {
   mallopt(M_TRIM_THRESHOLD, INT_MAX);
   mallopt(M_TOP_PAD, 64 << 20);
 #endif
+}
+
+/// Limits how many compiled products LibTorch's CPU library (oneDNN) keeps, unless the user's environment says so already.
+/// It compiles one for each shape that it meets; batches of ever new lengths bring ever new ones, none of which comes back,
+/// and each holds working memory. For programs to call before their first product. \param most  at least those of one
+/// training step, about 30
+inline void keep_few_products(int most = 64) {
+  char number[16];
+  std::snprintf(number, sizeof number, "%d", most);
+  setenv("LRU_CACHE_CAPACITY", number, 0);
+  setenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY", number, 0);
 }
 
 /// Anonymous resident memory of this process now, in bytes: what mapped files hold is not counted. 0 if unknown.
