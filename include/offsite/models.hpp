@@ -34,6 +34,7 @@
 #include "offsite/ops/mlp.hpp"
 #include "offsite/ops/norm.hpp"
 #include "offsite/ops/projections.hpp"
+#include "offsite/ops/remade_input.hpp"
 #include "offsite/ops/rms_norm.hpp"
 #include "offsite/ops/rope.hpp"
 #include "offsite/ops/self_attention.hpp"

@@ -1,11 +1,13 @@
 #include "offsite/ops/gated_mlp.hpp"
 
+#include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
 #include <array>
 #include <vector>
 
+#include "offsite/ops/mlp.hpp"
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
@@ -60,11 +62,41 @@ TEST_CASE("GatedMlp: both passes equal autograd") {
   }
   GatedMlp::Saved saved, unused;
   CHECK(relative_error(mlp.forward(x, saved, true), y.detach()) < 2e-6);
+  CHECK(saved.up.x.is_same(x));
+  CHECK_FALSE(saved.down.x.defined());  // made again
   CHECK(at::equal(mlp.forward(x, unused, false), mlp.forward(x, unused, false)));
   CHECK(relative_error(mlp.forward(x, unused, false), y.detach()) < 2e-6);
   CHECK(relative_error(mlp.backward(d, saved), leaf.grad()) < 2e-6);
   for (std::size_t i = 0; i < expected.size(); ++i)
     CHECK(relative_error(parameters[i]->grad(), expected[i]) < 2e-6);
+}
+
+TEST_CASE(
+    "Mlp: a wide input that can be made again is not kept, neither for the weight nor for low-rank factors") {
+  const auto trained = [](at::Tensor t) {
+    t.mutable_grad() = at::zeros_like(t);
+    return t;
+  };
+  Mlp mlp{{random({12, 5}, 1, 0.3)}, {random({5, 12}, 2, 0.3)}};
+  const at::Tensor x = random({6, 5}, 3), d = random({6, 5}, 4);
+  for (const bool low_rank : {false, true}) {
+    if (low_rank) {
+      mlp.out.low_rank.a = trained(random({2, 12}, 5));
+      mlp.out.low_rank.b = trained(random({5, 2}, 6));
+    } else {
+      mlp.out.weight = trained(mlp.out.weight);
+    }
+    Mlp::Saved saved;
+    (void)mlp.forward(x, saved, true);
+    CHECK_FALSE(saved.out.x.defined());
+    CHECK_FALSE(saved.out.low_rank.x.defined());
+    const at::Tensor g = ops::activation(mlp.in.forward(x), mlp.activation);
+    const at::Tensor before = mlp.out.weight.grad().clone();
+    (void)mlp.backward(d, saved);
+    CHECK(relative_error(mlp.out.weight.grad().sub(before), at::mm(d.t(), g)) < 2e-6);
+    if (low_rank)
+      CHECK(relative_error(mlp.out.low_rank.a.grad(), at::mm(at::mm(d, mlp.out.low_rank.b).t(), g)) < 2e-6);
+  }
 }
 
 }  // namespace gated_mlp_test

@@ -10,6 +10,7 @@
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/linear.hpp"
+#include "offsite/ops/remade_input.hpp"
 #include "offsite/ops/simd.hpp"
 
 namespace offsite {
@@ -109,7 +110,7 @@ struct GatedMlp {
 
   struct Saved {
     Linear::Saved gate, up, down;
-    at::Tensor g, u;  ///< results of gate and up
+    at::Tensor g, u;  ///< results of gate and up; what they make is computed again rather than kept
   };
 
   /// Differentiable by autograd.
@@ -125,10 +126,17 @@ struct GatedMlp {
       saved.g = g;
       saved.u = u;
     }
-    return down.forward(a, saved.down, save);
+    at::Tensor y = down.forward(a, saved.down, save);
+    ops::forget_input(saved.down, a);
+    return y;
   }
   /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
+    ops::remake_input(down, saved.down, [&] {
+      at::Tensor a = at::empty_like(saved.g);
+      ops::gated_activation_out(saved.g, saved.u, activation, a);
+      return a;
+    });
     const at::Tensor da = down.backward(dy, saved.down);
     saved.down = {};
     ops::gated_activation_backward_(da, saved.g, saved.u, activation);

@@ -3,6 +3,7 @@
 
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/linear.hpp"
+#include "offsite/ops/remade_input.hpp"
 
 namespace offsite {
 
@@ -13,7 +14,7 @@ struct Mlp {
 
   struct Saved {
     Linear::Saved in, out;
-    at::Tensor u;  ///< before the activation
+    at::Tensor u;  ///< before the activation; its result is computed again rather than kept
   };
 
   /// Differentiable by autograd.
@@ -26,10 +27,13 @@ struct Mlp {
     if (save) saved.u = u;
     at::Tensor g = save ? ops::activation(u, activation) : u;
     if (!save) ops::activation_out(u, activation, g);
-    return out.forward(g, saved.out, save);
+    at::Tensor y = out.forward(g, saved.out, save);
+    ops::forget_input(saved.out, g);
+    return y;
   }
   /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
+    ops::remake_input(out, saved.out, [&] { return ops::activation(saved.u, activation); });
     at::Tensor du = out.backward(dy, saved.out);
     ops::activation_backward_(du, saved.u, activation);
     saved.u.reset();
