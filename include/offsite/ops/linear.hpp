@@ -1,6 +1,5 @@
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/addmm.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
 
@@ -11,6 +10,7 @@
 #include <type_traits>
 
 #include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/biased_product.hpp"
 #include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/low_rank.hpp"
 
@@ -58,7 +58,7 @@ struct Linear {
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
     if (save && weight.grad().defined()) saved.x = x;
     const at::Tensor in_out = layout == WeightLayout::kInOut ? weight : weight.t();
-    at::Tensor y = bias.defined() ? at::addmm(bias, x, in_out) : at::mm(x, in_out);
+    at::Tensor y = bias.defined() ? ops::biased_product(x, in_out, bias) : at::mm(x, in_out);
     if (low_rank.defined()) y = low_rank.forward(y, x, out_in(), bias, saved.low_rank, save);
     return bottleneck.defined() ? bottleneck.forward(y, saved.bottleneck, save) : y;
   }

@@ -1,0 +1,50 @@
+#pragma once
+#include <ATen/core/Tensor.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/addmm.h>
+#include <c10/core/GradMode.h>
+
+#include <optional>
+#include <string_view>
+
+#include "offsite/ops/simd.hpp"
+
+namespace offsite::ops {
+namespace detail {
+
+/// LibTorch's own call of oneDNN for a linear layer, which its compiler (Inductor) uses and no header declares. Undefined in
+/// a LibTorch without oneDNN.
+struct LinearPointwise {
+  using Signature = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                               std::string_view, c10::List<std::optional<at::Scalar>>,
+                               std::optional<std::string_view>);
+
+  [[nodiscard]] static const std::optional<c10::TypedOperatorHandle<Signature>>& operation() {
+    static const auto found = []() -> std::optional<c10::TypedOperatorHandle<Signature>> {
+      const auto handle = c10::Dispatcher::singleton().findSchema({"mkldnn::_linear_pointwise", ""});
+      if (!handle || !handle->hasKernelForDispatchKey(c10::DispatchKey::CPU)) return std::nullopt;
+      return handle->typed<Signature>();
+    }();
+    return found;
+  }
+  /// Whether oneDNN multiplies these as it should: bfloat16 on a processor that has vectors for it, without a graph.
+  [[nodiscard]] static bool serves(const at::Tensor& x) {
+    return !c10::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kBFloat16 &&
+           simd::best_isa() >= simd::Isa::kAvx512 && operation().has_value();
+  }
+};
+
+}  // namespace detail
+
+/// x W + b, differentiable by autograd: `x` (N, in), `in_out` (in, out) of any strides, `bias` (out); the result is (N, out).
+///
+/// at::addmm writes the bias into the result before the product and reads it again after. In bfloat16 this lets oneDNN
+/// add it on its way: one pass over the result instead of three.
+[[nodiscard]] inline at::Tensor biased_product(const at::Tensor& x, const at::Tensor& in_out,
+                                               const at::Tensor& bias) {
+  if (!detail::LinearPointwise::serves(x)) return at::addmm(bias, x, in_out);
+  return detail::LinearPointwise::operation()->call(x, in_out.t(), bias, "none",
+                                                    c10::List<std::optional<at::Scalar>>(), "");
+}
+
+}  // namespace offsite::ops
