@@ -16,6 +16,7 @@
 #include "offsite/io/split_specification.hpp"
 #include "offsite/io/staged_folder.hpp"
 #include "offsite/io/update_folder.hpp"
+#include "offsite/io/xxh64.hpp"
 #include "offsite/trainer/bottleneck_folder.hpp"
 #include "offsite/trainer/offer_folder.hpp"
 #include "offsite/trainer/peft_files.hpp"

@@ -55,6 +55,19 @@ void check_journal(Make&& make) {
     CHECK(journal.open_part("a", blob) == 0);
     CHECK(!journal.finish_part("a", blob));
   }
+  SUBCASE("what counts is what a part holds at its end, not what came first") {
+    auto journal = make();
+    auto wrong = bytes;
+    wrong[550] ^= std::byte{1};
+    const auto last = [&](std::vector<std::byte>& first, std::vector<std::byte>& second) {
+      journal.write_part("a", blob, 0, std::span(first).first(600));
+      journal.write_part("a", blob, 500, std::span(second).subspan(500, 100));
+      journal.write_part("a", blob, 600, all.subspan(600));
+      return journal.finish_part("a", blob);
+    };
+    CHECK(!last(bytes, wrong));
+    CHECK(last(wrong, bytes));
+  }
   SUBCASE("a part whose bytes have another hash is gone") {
     auto journal = make();
     journal.write_part("a", blob, 0, all.first(999));

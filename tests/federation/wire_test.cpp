@@ -2,7 +2,9 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <span>
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "offsite/core/random.hpp"
@@ -126,6 +128,27 @@ TEST_CASE("wire: a refusal says in one sentence what is wrong") {
   auto forged = Status{"run-1", Doing::kReady, -3};
   CHECK(refusal(encode(Message{forged})) ==
         "'round' of the message 'status' from 'lab-b' is -3, but it must be an integer from 0 to 1000000");
+}
+
+TEST_CASE("wire: a chunk's bytes are held to their checksum, and may lie elsewhere") {
+  const std::vector<std::byte> bytes(1000, std::byte{5});
+  const Message chunk = Chunk{std::string(64, 'a'), 17, bytes};
+  const auto good = encode(chunk);
+  CHECK(encode_chunk(std::string(64, 'a'), 17, bytes) == good);
+  CHECK((decode(std::vector<std::byte>(good), "a peer") == chunk));
+  for (std::size_t i = good.size() - 1000 - kChecksumBytes; i < good.size(); i += 7) {
+    auto damaged = good;
+    damaged[i] ^= std::byte{16};
+    CHECK_THROWS_AS((void)decode(damaged, "lab-b"), offsite::ProtocolError);
+  }
+}
+
+TEST_CASE("wire: XXH64 is that of its authors") {
+  const auto sum = [](std::string_view text) { return offsite::xxh64(std::as_bytes(std::span(text))); };
+  CHECK(sum("") == 0xef46db3751d8e999);
+  CHECK(sum("a") == 0xd24ec4f1a98c6e5b);
+  CHECK(sum("abc") == 0x44bc2cf5ad770999);
+  CHECK(sum("Nobody inspects the spammish repetition") == 0xfbcea83c8a378bf1);
 }
 
 TEST_CASE("wire: what a peer writes cannot steer a terminal") {

@@ -21,8 +21,8 @@ GrpcCredentials credentials_of(const NetworkArguments& network, const std::strin
 template <class Transport>
 AnyTransport any_transport(const std::shared_ptr<Transport>& transport) {
   AnyTransport any;
-  any.send = [transport](std::string_view peer, std::span<const std::byte> frame) {
-    transport->send(peer, frame);
+  any.take = [transport](std::string_view peer, std::vector<std::byte> frame) {
+    transport->send(peer, std::move(frame));
   };
   any.receive = [transport](std::int64_t timeout_ms) { return transport->receive(timeout_ms); };
   return any;
@@ -36,6 +36,7 @@ AnyTransport grpc_owner_transport(const NetworkArguments& network, const std::ve
   options.address = network.address;
   options.credentials = credentials_of(network, {});
   options.names = names;
+  if (!names.empty()) options.expected_clients = std::ssize(names);
   const auto transport = std::make_shared<GrpcOwnerTransport>(options);
   auto any = any_transport(transport);
   any.notices = [transport] { return transport->take_notices(); };

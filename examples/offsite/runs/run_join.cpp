@@ -43,6 +43,9 @@ struct ClientHost {
   std::optional<std::string> over;
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
+  void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
+    transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
+  }
   // What the owner sent is answered; whatever else goes wrong here, as a full disk, ends the process, and the same
   // command goes on.
   void operator()(const Install& request) {

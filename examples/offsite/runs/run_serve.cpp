@@ -38,6 +38,9 @@ struct OwnerHost {
   std::optional<std::string> over;  // the end: its error
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
+  void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
+    transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
+  }
   void operator()(const CheckUpdate& request) {
     work.put([this, request] {
       const auto facts = check_update(run.journal.view(request.sha256).bytes, shapes);

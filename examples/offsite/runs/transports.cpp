@@ -16,7 +16,7 @@ namespace {
 AnyTransport directory_transport(const Path& folder, const std::string& self) {
   const auto directory = std::make_shared<DirectoryTransport>(folder, self);
   AnyTransport transport;
-  transport.send = [directory](std::string_view peer, std::span<const std::byte> frame) {
+  transport.take = [directory](std::string_view peer, const std::vector<std::byte>& frame) {
     directory->send(peer, frame);
   };
   transport.receive = [directory](std::int64_t timeout_ms) { return directory->receive(timeout_ms); };

@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "offsite/runs/arguments.hpp"
@@ -15,13 +16,19 @@ namespace program {
 
 /// A transport that was chosen on the command line.
 struct AnyTransport {
-  std::function<void(std::string_view peer, std::span<const std::byte> frame)> send;
+  std::function<void(std::string_view peer, std::vector<std::byte> frame)> take;
   std::function<std::optional<offsite::Arrival>(std::int64_t timeout_ms)> receive;
   /// Sentences for people about connections, since the last call.
   std::function<std::vector<std::string>()> notices = [] { return std::vector<std::string>(); };
   /// Why there will never be a connection, once that is known.
   std::function<std::string()> hopeless = [] { return std::string(); };
   std::string place;  ///< where the owner is found, for people
+
+  void send(std::string_view peer, std::span<const std::byte> frame) const {
+    take(peer, {frame.begin(), frame.end()});
+  }
+  /// The same without a copy, where the transport needs none.
+  void send(std::string_view peer, std::vector<std::byte>&& frame) const { take(peer, std::move(frame)); }
 };
 
 static_assert(offsite::Transport<AnyTransport>);

@@ -1,9 +1,11 @@
 #pragma once
+#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <map>
+#include <numeric>
 #include <span>
 #include <string>
 #include <string_view>
@@ -43,6 +45,29 @@ struct UpdateFacts {
   std::string error;  ///< one sentence; empty if there is nothing wrong
 };
 
+namespace detail {
+
+/// Of float32 at any address. Finite if and only if all of them are: squares of finite ones are far below double's end.
+[[nodiscard]] inline double sum_of_squares(std::span<const std::byte> bytes) {
+  constexpr std::size_t kLanes = 8;  // sums that do not wait for each other
+  std::array<double, kLanes> sums{};
+  std::array<float, kLanes> values{};
+  const auto add = [&] {
+    for (std::size_t i = 0; i < kLanes; ++i) sums[i] += double{values[i]} * double{values[i]};
+  };
+  while (bytes.size() >= sizeof values) {
+    std::memcpy(values.data(), bytes.data(), sizeof values);
+    bytes = bytes.subspan(sizeof values);
+    add();
+  }
+  values = {};
+  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
+  add();
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
+}
+
+}  // namespace detail
+
 /// Looks at every number of an update before anything else does: it must hold exactly the trained tensors, in float32,
 /// all of them finite. One pass.
 [[nodiscard]] inline UpdateFacts check_update(std::span<const std::byte> bytes, const TrainedShapes& shapes) {
@@ -60,14 +85,10 @@ struct UpdateFacts {
       require<ProtocolError>(tensor.shape == expected->second,
                              "tensor {} of the update has shape {}, but {} was expected", shown,
                              shape_text(tensor.shape), shape_text(expected->second));
-      const double before = squares;
-      for (std::size_t i = 0; i < tensor.bytes.size(); i += sizeof(float)) {
-        float value = 0;
-        std::memcpy(&value, tensor.bytes.data() + i, sizeof value);  // at any address
-        squares += double{value} * double{value};
-      }
-      require<ProtocolError>(std::isfinite(squares) || !std::isfinite(before),
-                             "tensor {} of the update holds a number that is not finite", shown);
+      const double sum = detail::sum_of_squares(tensor.bytes);
+      require<ProtocolError>(std::isfinite(sum), "tensor {} of the update holds a number that is not finite",
+                             shown);
+      squares += sum;
     }
     for (const auto& [name, shape] : shapes) {
       bool found = false;

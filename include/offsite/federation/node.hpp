@@ -15,7 +15,9 @@ namespace offsite::federation {
 /// Runs a state machine: carries its actions out in their order, on a journal and through a host.
 ///
 /// `host(action)` is called for what needs the world: `Send`, `CheckUpdate`, `Aggregate`, `Score`, `Install`, `Train`,
-/// `CancelTraining`, `Notice` and `Finish`; long ones are answered later, by `handle`. If anything throws, the node must
+/// `CancelTraining`, `Notice` and `Finish`; long ones are answered later, by `handle`. A host that has
+/// `send_chunk(const SendChunk&, std::span<const std::byte> bytes)` is given the journal's bytes to send as a chunk without a
+/// copy (see `encode_chunk`); others get a `Send`. If anything throws, the node must
 /// not be used again: build a new one from the journal.
 template <class Machine, Journal J, class Host>
 class Node {
@@ -66,7 +68,12 @@ class Node {
     if (action.want.offset >= view.bytes.size()) return;
     const auto bytes = view.bytes.subspan(action.want.offset);
     const auto taken = bytes.first(std::min<std::size_t>(bytes.size(), action.want.bytes));
-    (*host_)(Send{action.peer, Chunk{action.want.sha256, action.want.offset, {taken.begin(), taken.end()}}});
+    if constexpr (requires { host_->send_chunk(action, taken); }) {
+      host_->send_chunk(action, taken);
+    } else {
+      (*host_)(
+          Send{action.peer, Chunk{action.want.sha256, action.want.offset, {taken.begin(), taken.end()}}});
+    }
   }
   template <class Outside>
   void perform(Outside& action) {

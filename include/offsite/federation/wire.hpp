@@ -1,4 +1,5 @@
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -16,6 +17,7 @@
 #include "offsite/federation/messages.hpp"
 #include "offsite/io/json.hpp"
 #include "offsite/io/sha256.hpp"
+#include "offsite/io/xxh64.hpp"
 
 namespace offsite::federation {
 
@@ -29,9 +31,10 @@ namespace offsite::federation {
 ///   12  4  bytes of the payload, little-endian
 ///   16     header: a JSON object
 ///          payload: a chunk's bytes, else nothing
-///      32  SHA-256 of all of the above
+///      32  SHA-256 of prefix and header, and of the payload's XXH64, eight bytes, little-endian, if there is a payload
 ///
-/// The checksum finds damage, not forgery: that is the transport's task. A blob's own hash is checked besides.
+/// The checksum finds damage, not forgery: that is the transport's task. A blob's own hash is checked besides, so the
+/// payload needs no second pass of SHA-256 here.
 inline constexpr std::array<char, 4> kMagic{'O', 'F', 'F', 'T'};
 inline constexpr std::uint8_t kWireVersion = 1;
 inline constexpr std::size_t kPrefixBytes = 16;
@@ -45,8 +48,18 @@ inline constexpr std::size_t kChecksumBytes = 32;
 
 namespace detail {
 
+/// The checksum of all that comes before it in a message; of bytes that are no message, of all of them.
 [[nodiscard]] inline std::array<std::byte, kChecksumBytes> checksum(std::span<const std::byte> bytes) {
-  const auto hex = sha256_hex(bytes);
+  std::uint32_t payload = 0;
+  if (bytes.size() >= kPrefixBytes) std::memcpy(&payload, bytes.data() + 12, sizeof payload);
+  if (payload > bytes.size() - std::min(bytes.size(), kPrefixBytes)) payload = 0;
+  Sha256 sha256;
+  sha256.update(bytes.first(bytes.size() - payload));
+  if (payload > 0) {
+    const std::uint64_t sum = xxh64(bytes.last(payload));
+    sha256.update(std::as_bytes(std::span(&sum, 1)));
+  }
+  const auto hex = sha256.hex();
   const auto digit = [](char c) { return c <= '9' ? c - '0' : c - 'a' + 10; };
   std::array<std::byte, kChecksumBytes> sum{};
   for (std::size_t i = 0; i < sum.size(); ++i)
@@ -78,11 +91,11 @@ template <std::size_t I = 0>
 
 }  // namespace detail
 
-/// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
-[[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
+namespace detail {
+
+[[nodiscard]] inline std::vector<std::byte> encode(const Message& message,
+                                                   std::span<const std::byte> payload) {
   const auto header = std::visit([](const auto& m) { return write_fields(m); }, message).dump();
-  const auto* chunk = std::get_if<Chunk>(&message);
-  const std::span<const std::byte> payload = chunk != nullptr ? chunk->bytes : std::span<const std::byte>();
   require(header.size() <= most_header(message.index()),
           "the message '{}' takes {} bytes, but at most {} are allowed", kMessageNames[message.index()],
           header.size(), most_header(message.index()));
@@ -102,53 +115,90 @@ template <std::size_t I = 0>
   append(sizes.data(), sizeof sizes);
   append(header.data(), header.size());
   append(payload.data(), payload.size());
-  const auto sum = detail::checksum(out);
+  const auto sum = checksum(out);
   append(sum.data(), sum.size());
   return out;
 }
+
+}  // namespace detail
+
+/// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
+[[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
+  const auto* chunk = std::get_if<Chunk>(&message);
+  return detail::encode(message, chunk != nullptr ? chunk->bytes : std::span<const std::byte>());
+}
+/// A chunk as bytes, whose own lie elsewhere. \throws ArgumentError as `encode`.
+[[nodiscard]] inline std::vector<std::byte> encode_chunk(const std::string& sha256, std::uint64_t offset,
+                                                         std::span<const std::byte> bytes) {
+  return detail::encode(Chunk{sha256, offset, {}}, bytes);
+}
+
+namespace detail {
+
+/// A message but for a chunk's bytes, and where those lie.
+struct DecodedMessage {
+  Message message;
+  std::size_t payload_begin = 0, payload_end = 0;
+};
+
+[[nodiscard]] inline DecodedMessage decode_but_payload(std::span<const std::byte> bytes,
+                                                       std::string_view peer) {
+  check_message(bytes.size() >= kPrefixBytes + kChecksumBytes, peer,
+                "it has {} bytes, but the shortest has {}", bytes.size(), kPrefixBytes + kChecksumBytes);
+  check_message(std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, peer,
+                "it does not begin with OFFT");
+  const auto version = std::to_integer<unsigned>(bytes[4]);
+  const auto kind = std::to_integer<std::size_t>(bytes[5]);
+  check_message(version == kWireVersion, peer, "its layout is of version {}, but this reads version {}",
+                version, kWireVersion);
+  check_message(kind < std::variant_size_v<Message>, peer, "its number {} is unknown", kind);
+  check_message(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, peer, "bytes 6 and 7 are not zero");
+  std::array<std::uint32_t, 2> sizes{};
+  std::memcpy(sizes.data(), bytes.data() + 8, sizeof sizes);
+  const std::uint64_t header = sizes[0], payload = sizes[1];
+  check_message(header <= most_header(kind), peer, "its header claims {} bytes, but at most {} are allowed",
+                header, most_header(kind));
+  const std::uint64_t most_payload = kMessageNames[kind] == "chunk" ? kMostChunk : 0;
+  check_message(payload <= most_payload, peer, "its payload claims {} bytes, but at most {} are allowed",
+                payload, most_payload);
+  check_message(kPrefixBytes + header + payload + kChecksumBytes == bytes.size(), peer,
+                "it claims {} bytes, but has {}", kPrefixBytes + header + payload + kChecksumBytes,
+                bytes.size());
+  const auto body = bytes.first(bytes.size() - kChecksumBytes);
+  const auto sum = checksum(body);
+  check_message(std::memcmp(sum.data(), bytes.data() + body.size(), sum.size()) == 0, peer,
+                "its checksum does not fit its bytes");
+
+  const auto what = formatted("the message '{}' from {}", kMessageNames[kind], offsite::detail::shown(peer));
+  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, header);
+  const auto json = parse_json(text, what);
+  auto message = message_from(kind, offsite::detail::HostileObject(json, what));
+  check_message(payload > 0 || !std::holds_alternative<Chunk>(message), peer, "it is a chunk of no bytes");
+  return {std::move(message), kPrefixBytes + header, kPrefixBytes + header + payload};
+}
+
+}  // namespace detail
 
 /// The message these bytes are, checked from the first to the last; nothing larger than they are is allocated on a
 /// claim they make. \param peer  who sent them, for errors
 /// \throws ProtocolError with one sentence that says what is wrong.
 [[nodiscard]] inline Message decode(std::span<const std::byte> bytes, std::string_view peer) {
-  detail::check_message(bytes.size() >= kPrefixBytes + kChecksumBytes, peer,
-                        "it has {} bytes, but the shortest has {}", bytes.size(),
-                        kPrefixBytes + kChecksumBytes);
-  detail::check_message(std::memcmp(bytes.data(), kMagic.data(), kMagic.size()) == 0, peer,
-                        "it does not begin with OFFT");
-  const auto version = std::to_integer<unsigned>(bytes[4]);
-  const auto kind = std::to_integer<std::size_t>(bytes[5]);
-  detail::check_message(version == kWireVersion, peer,
-                        "its layout is of version {}, but this reads version {}", version, kWireVersion);
-  detail::check_message(kind < std::variant_size_v<Message>, peer, "its number {} is unknown", kind);
-  detail::check_message(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, peer,
-                        "bytes 6 and 7 are not zero");
-  std::array<std::uint32_t, 2> sizes{};
-  std::memcpy(sizes.data(), bytes.data() + 8, sizeof sizes);
-  const std::uint64_t header = sizes[0], payload = sizes[1];
-  detail::check_message(header <= most_header(kind), peer,
-                        "its header claims {} bytes, but at most {} are allowed", header, most_header(kind));
-  const std::uint64_t most_payload = kMessageNames[kind] == "chunk" ? kMostChunk : 0;
-  detail::check_message(payload <= most_payload, peer,
-                        "its payload claims {} bytes, but at most {} are allowed", payload, most_payload);
-  detail::check_message(kPrefixBytes + header + payload + kChecksumBytes == bytes.size(), peer,
-                        "it claims {} bytes, but has {}", kPrefixBytes + header + payload + kChecksumBytes,
-                        bytes.size());
-  const auto body = bytes.first(bytes.size() - kChecksumBytes);
-  const auto sum = detail::checksum(body);
-  detail::check_message(std::memcmp(sum.data(), bytes.data() + body.size(), sum.size()) == 0, peer,
-                        "its checksum does not fit its bytes");
-
-  const auto what = formatted("the message '{}' from {}", kMessageNames[kind], offsite::detail::shown(peer));
-  const std::string_view text(reinterpret_cast<const char*>(bytes.data()) + kPrefixBytes, header);
-  const auto json = parse_json(text, what);
-  auto message = detail::message_from(kind, offsite::detail::HostileObject(json, what));
-  if (auto* chunk = std::get_if<Chunk>(&message)) {
-    detail::check_message(payload > 0, peer, "it is a chunk of no bytes");
-    const auto data = body.subspan(kPrefixBytes + header);
-    chunk->bytes.assign(data.begin(), data.end());
+  auto decoded = detail::decode_but_payload(bytes, peer);
+  if (auto* chunk = std::get_if<Chunk>(&decoded.message)) {
+    const auto payload = bytes.first(decoded.payload_end).subspan(decoded.payload_begin);
+    chunk->bytes.assign(payload.begin(), payload.end());
   }
-  return message;
+  return std::move(decoded.message);
+}
+/// The same; a chunk takes the bytes' memory over.
+[[nodiscard]] inline Message decode(std::vector<std::byte>&& bytes, std::string_view peer) {
+  auto decoded = detail::decode_but_payload(bytes, peer);
+  if (auto* chunk = std::get_if<Chunk>(&decoded.message)) {
+    bytes.resize(decoded.payload_end);
+    bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(decoded.payload_begin));
+    chunk->bytes = std::move(bytes);
+  }
+  return std::move(decoded.message);
 }
 
 }  // namespace offsite::federation

@@ -64,17 +64,18 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     end(*stream, status, ours);
   }
 
-  void send(std::string_view peer, std::span<const std::byte> frame) {
+  /// Sends a frame without copying it.
+  void send(std::string_view peer, std::vector<std::byte> frame) {
     const auto length = frame.size();
     Pointer stream = find(peer, length);
     if (!stream || length == 0) return;
+    const auto kept = std::make_shared<const std::vector<std::byte>>(std::move(frame));
     std::deque<grpc::ByteBuffer> pieces;
-    for (std::size_t at = 0; at < length; at += kPiece) {
-      const auto part = frame.subspan(at, std::min(kPiece, length - at));
+    for (std::size_t at = 0; at < length; at += kFramePiece) {
       std::array<grpc::Slice, 2> slices;
       std::size_t count = 0;
       if (at == 0) slices[count++] = length_prefix(length);
-      slices[count++] = grpc::Slice(part.data(), part.size());
+      slices[count++] = slice_of(kept, at, std::min(kFramePiece, length - at));
       pieces.emplace_back(slices.data(), count);
     }
     const Change change(*this);
@@ -156,7 +157,8 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
   void read_done(Stream& stream, bool good) {
     std::string wrong;
     const bool whole = good && append_piece(stream, wrong);
-    const Change change(*this);
+    Change change(*this);
+    change.quiet = good && !whole && wrong.empty();
     stream.reading_ = false;
     if (!good) {
       end(stream, grpc::Status::OK, false);
@@ -178,12 +180,14 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
   }
 
   void write_done(Stream& stream, bool good) {
-    const Change change(*this);
+    Change change(*this);
     stream.writing_ = false;
     stream.outgoing_.Clear();
     const auto done = std::exchange(stream.outgoing_bytes_, 0);
+    const bool was_full = is_full(stream);
     stream.outbound_bytes_ -= done;
     outbound_bytes_ -= done;
+    change.quiet = good && was_full == is_full(stream) && !stream.closing_;
     if (!good) end(stream, grpc::Status::OK, false);
     woken_.push_back(stream.shared_from_this());
   }
@@ -212,11 +216,12 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     Change& operator=(const Change&) = delete;
     ~Change() {
       const auto woken = std::exchange(hub.woken_, {});
-      hub.arrived_.notify_all();
+      if (!quiet) hub.arrived_.notify_all();
       for (const auto& stream : woken) hub.drive(stream, lock);
     }
     FrameHub& hub;
     std::unique_lock<std::mutex> lock;
+    bool quiet = false;  // nothing that `receive` waits for has changed
   };
 
   /// Streams that nobody else holds any more, to be destroyed by the caller, on a thread that is not gRPC's: a client's may
@@ -373,8 +378,7 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
         return arrival;
       }
       // Its answer may be large: it waits until earlier ones have left.
-      const bool full = s.outbound_bytes_ >= limits_.outbox_of_peer || outbound_bytes_ >= limits_.outbox;
-      if (full && !s.ending_) continue;
+      if (is_full(s) && !s.ending_) continue;
       last_served_ = at->first;
       arrival = Arrival{Arrival::Kind::kFrame, at->first, std::move(s.ready_.front())};
       s.ready_.pop_front();
@@ -384,6 +388,11 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
       return arrival;
     }
     return arrival;
+  }
+
+  /// So much is to be sent that nothing is taken that could ask for more.
+  [[nodiscard]] bool is_full(const Stream& s) const {
+    return s.outbound_bytes_ >= limits_.outbox_of_peer || outbound_bytes_ >= limits_.outbox;
   }
 
   /// Gives room back to those who wait for it.
@@ -448,6 +457,14 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     return found->second->outbound_bytes_ + length <= limits_.most_outbox ? found->second : nullptr;
   }
 
+  using SharedFrame = std::shared_ptr<const std::vector<std::byte>>;
+  /// A part of a frame, which lives as long as the last of its parts.
+  [[nodiscard]] static grpc::Slice slice_of(const SharedFrame& frame, std::size_t at, std::size_t size) {
+    // gRPC takes a pointer that is not to const, and only reads.
+    auto* first = const_cast<std::byte*>(frame->data()) + at;
+    return grpc::Slice(
+        first, size, [](void* owner) { delete static_cast<SharedFrame*>(owner); }, new SharedFrame(frame));
+  }
   [[nodiscard]] static grpc::Slice length_prefix(std::uint64_t length) {
     std::array<unsigned char, kLengthBytes> bytes{};
     for (auto& byte : bytes) {

@@ -18,7 +18,7 @@
 
 #include "offsite/transport/transport.hpp"
 
-/// Frames over gRPC streams of bytes. A frame travels as pieces of at most `kPiece` bytes, each one gRPC message; the
+/// Frames over gRPC streams of bytes. A frame travels as pieces of at most `kFramePiece` bytes, each one gRPC message; the
 /// first begins with the frame's length, eight bytes, little-endian. So a receiver knows what a frame takes before it
 /// takes it, and lets the sender wait: by not reading, which HTTP/2's flow control passes on.
 namespace offsite::detail {
@@ -27,10 +27,10 @@ using Milliseconds = std::chrono::milliseconds;
 using Instant = std::chrono::steady_clock::time_point;
 
 /// Most bytes of a frame in one gRPC message.
-inline constexpr std::size_t kPiece = 128 << 10;
+inline constexpr std::size_t kFramePiece = 128 << 10;
 inline constexpr std::size_t kLengthBytes = 8;
 /// Most bytes of one gRPC message.
-inline constexpr int kMostPiece = static_cast<int>(kPiece + kLengthBytes);
+inline constexpr int kMostFramePiece = static_cast<int>(kFramePiece + kLengthBytes);
 
 /// What one end may hold of frames that were read and not taken, or are to be sent; one frame more of each at most.
 struct FrameLimits {

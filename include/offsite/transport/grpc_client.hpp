@@ -225,8 +225,12 @@ class GrpcClientTransport {
   [[nodiscard]] std::optional<ConnectionProblem> problem() const { return connection_->problem(); }
 
   void send(std::string_view peer, std::span<const std::byte> frame) {
+    send(peer, std::vector<std::byte>(frame.begin(), frame.end()));
+  }
+  /// The same without a copy.
+  void send(std::string_view peer, std::vector<std::byte>&& frame) {
     require(frame.size() <= kMostFrame, "a message of {} bytes is longer than {}", frame.size(), kMostFrame);
-    hub_->send(peer, frame);
+    hub_->send(peer, std::move(frame));
   }
   [[nodiscard]] std::optional<Arrival> receive(std::int64_t timeout_ms) {
     const auto until = std::chrono::steady_clock::now() + detail::Milliseconds(timeout_ms);

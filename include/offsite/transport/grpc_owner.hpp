@@ -119,9 +119,9 @@ void set_channel_arguments(const GrpcTiming& timing, std::int64_t window, Set&& 
   set(GRPC_ARG_HTTP2_BDP_PROBE, 0);
   set(GRPC_ARG_HTTP2_STREAM_LOOKAHEAD_BYTES, window);
   // A piece in one frame of HTTP/2, and the next one begun while it leaves: 3 times as fast as 16 KiB at a time.
-  set(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kPiece);
-  set(GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, 2 * kPiece);
-  set(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, kMostPiece);
+  set(GRPC_ARG_HTTP2_MAX_FRAME_SIZE, kFramePiece);
+  set(GRPC_ARG_HTTP2_WRITE_BUFFER_SIZE, 2 * kFramePiece);
+  set(GRPC_ARG_MAX_RECEIVE_MESSAGE_LENGTH, kMostFramePiece);
   // A small compressed message could be a large one: none are taken.
   set(GRPC_ARG_ENABLE_PER_MESSAGE_DECOMPRESSION, 0);
 }
@@ -185,8 +185,12 @@ class GrpcOwnerTransport {
   [[nodiscard]] int port() const { return port_; }
 
   void send(std::string_view peer, std::span<const std::byte> frame) {
+    send(peer, std::vector<std::byte>(frame.begin(), frame.end()));
+  }
+  /// The same without a copy.
+  void send(std::string_view peer, std::vector<std::byte>&& frame) {
     require(frame.size() <= kMostFrame, "a message of {} bytes is longer than {}", frame.size(), kMostFrame);
-    hub_->send(peer, frame);
+    hub_->send(peer, std::move(frame));
   }
   [[nodiscard]] std::optional<Arrival> receive(std::int64_t timeout_ms) {
     return hub_->receive(detail::Milliseconds(timeout_ms));

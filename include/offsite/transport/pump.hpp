@@ -62,7 +62,7 @@ void pump(Node& node, T& transport, AnswerQueue& answers, Over&& over, Refusal&&
     } else {
       std::optional<federation::Message> message;
       try {
-        message = federation::decode(arrival->frame, arrival->peer);
+        message = federation::decode(std::move(arrival->frame), arrival->peer);
       } catch (const ProtocolError& error) {
         refused(arrival->peer, std::string(error.what()));
       }
