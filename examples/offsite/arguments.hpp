@@ -77,6 +77,7 @@ struct TrainArguments {
   Path eval_data;
   std::int64_t eval_limit = 0;
   bool keep_best = false;
+  Path prefix_folder;  ///< where rows below the first trained block are kept; empty = in memory
   Path log;
 };
 

@@ -147,6 +147,20 @@ void add_training(CLI::App& app, TrainArguments& training) {
   app.add_flag("--no-shuffle", training.no_shuffle, "take the samples in file order");
 }
 
+void add_memory(CLI::App& app, TrainArguments& training) {
+  app.add_option("--prefix-cache", training.options.prefix_cache,
+                 "compute what is frozen below the first trained block once a sample, not once an epoch, and "
+                 "keep it in at most that much memory, such as 2GB; 0 = not. For adapters at the top only")
+      ->type_name("SIZE")
+      ->transform(CLI::Validator(CLI::AsSizeValue(true)).description(""))
+      ->capture_default_str();
+  app.add_option(
+         "--prefix-folder", training.prefix_folder,
+         "keep it in a file there, of any size without --prefix-cache, which later runs find. As private "
+         "as the data")
+      ->type_name("DIR");
+}
+
 void add_out(CLI::App& app, OutArguments& out, const char* what, bool can_resume) {
   app.add_option("--out", out.out, what)->type_name("DIR")->required();
   auto* force = app.add_flag("--force", out.force, "replace what is in --out");

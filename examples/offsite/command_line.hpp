@@ -12,6 +12,8 @@ void add_data(CLI::App& app, DataArguments& data, bool required);
 void add_peft_folder(CLI::App& app, Path& folder);
 void add_split(CLI::App& app, SplitArguments& split);
 void add_training(CLI::App& app, TrainArguments& training);
+/// What a single client may trade: memory and disk for time.
+void add_memory(CLI::App& app, TrainArguments& training);
 void add_out(CLI::App& app, OutArguments& out, const char* what, bool can_resume);
 
 /// Each adds its subcommand and what runs when it is chosen.

@@ -15,6 +15,7 @@ void add_train_command(CLI::App& program) {
       ->type_name("DIR");
   add_data(*app, command->data, true);
   add_training(*app, command->training);
+  add_memory(*app, command->training);
   add_out(*app, command->out, "update folder to write", true);
   add_common(*app, command->common);
   app->callback([command] {

@@ -21,5 +21,6 @@
 #include "offsite/trainer/offer_folder.hpp"
 #include "offsite/trainer/peft_files.hpp"
 #include "offsite/trainer/peft_folder.hpp"
+#include "offsite/trainer/prefix_files.hpp"
 #include "offsite/trainer/returned_update.hpp"
 #include "offsite/trainer/training_checkpoint.hpp"

@@ -47,6 +47,7 @@
 #include "offsite/trainer/offsite_tuning.hpp"
 #include "offsite/trainer/owner.hpp"
 #include "offsite/trainer/plug_in.hpp"
+#include "offsite/trainer/prefix_cache.hpp"
 #include "offsite/trainer/run_identity.hpp"
 #include "offsite/trainer/schedule.hpp"
 #include "offsite/trainer/trained_model.hpp"

@@ -94,6 +94,22 @@ def repeats(folder):
 
 
 @test
+def cached_prefix(folder):
+    """--prefix-cache and --prefix-folder give the same bits, found or computed, and the losses of a run without"""
+    model = make_model(folder / "model")
+    data = questions(folder / "train.jsonl")
+    offsite("split", "--model", model, "--bottom", 0, "--emulator", 2, "--top", 1, "--out", folder / "offer")
+    train = ("train", "--offer", folder / "offer", "--task", "choices", "--data", data, *TRAIN)
+    plain = offsite(*train, "--out", folder / "plain").json
+    cached = offsite(*train, "--prefix-cache", "10MB", "--out", folder / "cached").json
+    assert abs(cached["loss"] - plain["loss"]) < 1e-3 * plain["loss"], (cached, plain)
+    for name in ("filled", "found"):
+        offsite(*train, "--prefix-folder", folder / "rows", "--out", folder / name)
+        assert (folder / name / "update.safetensors").read_bytes() == (folder / "cached/update.safetensors").read_bytes()
+    assert len(list((folder / "rows").iterdir())) == 1
+
+
+@test
 def several_updates(folder):
     """several updates are averaged by their numbers of samples"""
     model = make_model(folder / "model")

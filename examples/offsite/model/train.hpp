@@ -6,6 +6,7 @@
 #include "offsite/model/training.hpp"
 #include "offsite/trainer/client.hpp"
 #include "offsite/trainer/offer_folder.hpp"
+#include "offsite/trainer/prefix_files.hpp"
 #include "offsite/trainer/training_checkpoint.hpp"
 
 namespace program {
@@ -45,6 +46,8 @@ void run_train(const TrainCommand& command, Session& session) {
                       .checkpoints = checkpoints_in(checkpoints),
                       .resume = command.out.resume,
                       .interrupted = interrupted};
+  if (!command.training.prefix_folder.empty())
+    hooks.prefix_store = prefix_files_in(command.training.prefix_folder);
   if (held_out) hooks.evaluate = [&] { return metrics_of(score(session, client.model(), *held_out).scores); };
   const auto summary = client.train(samples, options, hooks);
   report.finish();

@@ -1,5 +1,7 @@
 #pragma once
 #include <charconv>
+#include <cstdint>
+#include <limits>
 #include <memory>
 #include <optional>
 #include <string>
@@ -24,6 +26,8 @@ TrainingOptions training_options(const CommonArguments& common, const TrainArgum
   options.schedule = schedule_of(training.schedule);
   options.shuffle = !training.no_shuffle;
   options.keep_best = training.keep_best;
+  if (!training.prefix_folder.empty() && options.prefix_cache == 0)
+    options.prefix_cache = std::numeric_limits<std::int64_t>::max();
   require(training.metric == "loss" || training.metric == "accuracy" || training.metric == "accuracy_norm",
           "--metric is {}, but there are loss, accuracy and accuracy_norm", training.metric);
   options.metric = training.metric == "loss"       ? Metric::kLoss

@@ -38,19 +38,34 @@ class BlockTape {
   };
 
   /// (N, C) -> `rows` of the last block's output (M, C). Below the first trained block nothing is recorded.
+  /// \param begin  the first block to run, not above the first recorded: `h` is its input
   [[nodiscard]] at::Tensor forward(Model& model, at::Tensor h, const Sequences& s, const at::Tensor& rows,
-                                   const Plan& plan) {
+                                   const Plan& plan, std::int64_t begin = 0) {
     const auto depth = Access::num_blocks(model);
     first_ = plan.first_recorded();
     input_gradient_ = plan.input_gradient;
     rows_ = rows;
     records_.clear();
     records_.resize(static_cast<std::size_t>(depth - first_));
-    for (std::int64_t i = 0; i < depth; ++i) h = forward_block(model, i, h, s, i + 1 == depth, plan);
+    for (std::int64_t i = begin; i < depth; ++i) h = forward_block(model, i, h, s, i + 1 == depth, plan);
     if constexpr (HandWrittenBackward<Access>)
       return h;
     else
       return h.index_select(0, rows);
+  }
+
+  /// The first `count` blocks alone, which are frozen: (N, C) -> (N, C).
+  [[nodiscard]] static at::Tensor forward_frozen(Model& model, at::Tensor h, const Sequences& s,
+                                                 std::int64_t count) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      if constexpr (HandWrittenBackward<Access>) {
+        typename Access::Saved unused;
+        h = Access::forward(Access::block(model, i), h, s, BlockPass{{}, {}, false}, unused);
+      } else {
+        h = Access::forward(Access::block(model, i), h, s);
+      }
+    }
+    return h;
   }
 
   /// Adds the gradients of all trained block parameters; `d` (M, C) is the gradient of `forward`'s result.

@@ -2,10 +2,13 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/cross_entropy_loss.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -20,6 +23,7 @@
 #include "offsite/ops/cross_entropy.hpp"
 #include "offsite/trainer/block_tape.hpp"
 #include "offsite/trainer/flat_parameters.hpp"
+#include "offsite/trainer/prefix_cache.hpp"
 #include "offsite/trainer/training_loop.hpp"
 
 namespace offsite {
@@ -103,8 +107,7 @@ class TrainedModel {
   template <AdapterPolicy Adapters>
   TrainedModel(Model model, const std::vector<std::int64_t>& numbers, const TrainedParts& parts,
                at::ScalarType compute, const Adapters& adapters)
-      : compute_(compute),
-        model_(std::move(model)),
+      : model_(std::move(model)),
         parameters_(layout_of<Access>(model_, numbers, parts, adapters), compute),
         trains_shared_(parts.shared) {
     const c10::NoGradGuard no_grad;
@@ -147,8 +150,15 @@ class TrainedModel {
     const c10::NoGradGuard no_grad;
     const PackedBatch batch = parameters_.compute() == at::kBFloat16 ? rounded_up(given) : given;
     plan_.dropout = dropout;
-    const at::Tensor embedded = embed(batch);
-    const at::Tensor h = tape_.forward(model_, embedded.detach(), batch.sequences, batch.scored_rows, plan_);
+    at::Tensor embedded, h;
+    if (prefix_) {
+      h = prefix_->rows(batch.ids, batch.sequences, prefix());
+    } else {
+      embedded = embed(batch.ids, batch.sequences);
+      h = embedded.detach();
+    }
+    const auto begin = prefix_ ? plan_.first_recorded() : 0;
+    h = tape_.forward(model_, h, batch.sequences, batch.scored_rows, plan_, begin);
     at::Tensor dh;
     const double loss = head(h, batch.targets, 1.0 / static_cast<double>(scored), dh);
     const at::Tensor d = tape_.backward(model_, dh, batch.sequences);
@@ -160,14 +170,48 @@ class TrainedModel {
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
   TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,
                         TrainingHooks hooks) {
+    const auto kept = cache_prefix(samples, options.prefix_cache, hooks.prefix_store);
+    if (kept == 0 && options.prefix_cache > 0 && !samples.empty())
+      for (const auto& observer : hooks.observers)
+        observer(WarningEvent{"nothing below the first trained block is cached: " +
+                              std::string(plan_.first_recorded() == 0
+                                              ? "the first block trains, or what comes before it"
+                                              : "not even the first samples fit into prefix_cache")});
     TrainingLoop loop(
         parameters_,
         [this](const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
           return add_gradients(batch, scored, dropout);
         },
-        samples, options, std::move(hooks), compute_);
+        samples, options, std::move(hooks), parameters_.compute());
     return loop.run();
   }
+
+  /// From now on computes the hidden rows of these samples that enter the first trained block once, and keeps them:
+  /// see `PrefixCache`. `add_gradients` then takes them from there, in any batch. They are kept over further calls
+  /// of the same samples and limit, so frozen values must stay as they are.
+  /// \param limit  bytes, >= 0; 0 = keep none
+  /// \returns samples that there is room for: 0 where the first block trains, or what comes before it
+  std::int64_t cache_prefix(std::span<const Sample> samples, std::int64_t limit,
+                            const PrefixStore& store = {}) {
+    const auto begin = plan_.first_recorded();
+    if (limit == 0 || samples.empty() || begin == 0 ||
+        begin == static_cast<std::int64_t>(plan_.trained.size())) {
+      prefix_.reset();
+      return 0;
+    }
+    if (prefix_ && prefix_->serves(samples, limit)) return prefix_->kept();
+    prefix_.reset();
+    const c10::NoGradGuard no_grad;
+    const std::vector<std::int64_t> one{1};
+    const at::Tensor row = model_.embed(at::zeros({1}, at::kLong), Sequences::of(one));
+    prefix_ = std::make_unique<PrefixCache>(
+        samples, static_cast<std::int64_t>(row.nbytes()), limit, [&](std::size_t size) {
+          return store ? store(prefix_identity(samples, size).views, size) : PrefixCache::zeroed(size);
+        });
+    return prefix_->kept();
+  }
+  /// What is kept of the samples below the first trained block; null if nothing is.
+  [[nodiscard]] const PrefixCache* prefix_cache() const { return prefix_.get(); }
 
   [[nodiscard]] Model& model() { return model_; }  ///< with the trained values as they are now
   [[nodiscard]] FlatParameters& parameters() { return parameters_; }
@@ -177,9 +221,41 @@ class TrainedModel {
   /// Rows of the head at a time, so that (rows, V) float32 stays near 100 MB for a vocabulary of 50,000.
   static constexpr std::int64_t kHeadRows = 512;
 
-  at::Tensor embed(const PackedBatch& batch) {
+  at::Tensor embed(const at::Tensor& ids, const Sequences& s) {
     const c10::AutoGradMode grad(trains_shared_ && !HandWrittenShared<Model>);
-    return model_.embed(batch.ids, batch.sequences);
+    return model_.embed(ids, s);
+  }
+
+  /// The pass below the first trained block.
+  PrefixCache::Compute prefix() {
+    return [this](const at::Tensor& ids, const Sequences& s) {
+      return BlockTape<Model, Access>::forward_frozen(model_, embed(ids, s), s, plan_.first_recorded());
+    };
+  }
+
+  /// What the rows below the first trained block follow from, and where they lie: what a file of them is named by.
+  /// The configuration is not in it; a cache compares what it finds.
+  struct PrefixIdentity {
+    std::vector<std::int64_t> numbers;
+    std::vector<at::Tensor> tensors;
+    std::vector<std::span<const std::byte>> views;
+  };
+  PrefixIdentity prefix_identity(std::span<const Sample> samples, std::size_t size) {
+    PrefixIdentity identity;
+    identity.numbers = {plan_.first_recorded(), static_cast<std::int64_t>(parameters_.compute()),
+                        static_cast<std::int64_t>(size)};
+    for (const auto& sample : samples) {
+      identity.numbers.push_back(sample.rows());
+      identity.numbers.insert(identity.numbers.end(), sample.tokens.begin(), sample.tokens.end());
+    }
+    identity.views.push_back(std::as_bytes(std::span(identity.numbers)));
+    const auto add = [&](std::string_view, const at::Tensor& tensor) {
+      const at::Tensor& kept = identity.tensors.emplace_back(tensor.detach().contiguous());
+      identity.views.push_back({static_cast<const std::byte*>(kept.const_data_ptr()), kept.nbytes()});
+    };
+    model_.visit_shared(add);
+    for (std::int64_t i = 0; i < plan_.first_recorded(); ++i) Access::visit(Access::block(model_, i), add);
+    return identity;
   }
 
   void embed_backward(const PackedBatch& batch, const at::Tensor& embedded, const at::Tensor& d) {
@@ -226,11 +302,11 @@ class TrainedModel {
     }
   }
 
-  at::ScalarType compute_;
   Model model_;
   FlatParameters parameters_;
   BlockTape<Model, Access> tape_;
   typename BlockTape<Model, Access>::Plan plan_;
+  std::unique_ptr<PrefixCache> prefix_;
   bool trains_shared_ = false;
 };
 
