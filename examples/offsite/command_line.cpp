@@ -148,6 +148,12 @@ void add_training(CLI::App& app, TrainArguments& training) {
 }
 
 void add_memory(CLI::App& app, TrainArguments& training) {
+  app.add_option(
+         "--recompute", training.options.recompute,
+         "every so many-th block keeps its input alone and is computed again in the backward pass: less "
+         "memory, more time, the same bits. 1 = all, 2 = every other; 0 = none")
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--prefix-cache", training.options.prefix_cache,
                  "compute what is frozen below the first trained block once a sample, not once an epoch, and "
                  "keep it in at most that much memory, such as 2GB; 0 = not. For adapters at the top only")

@@ -26,6 +26,7 @@ class BlockTape {
     bool input_gradient = false;  ///< the gradient of the first block's input is wanted
     Dropout dropout;              ///< for trained blocks
     bool module_dropout = false;  ///< modules of linear layers in trained blocks drop something themselves
+    std::int64_t recompute = 0;   ///< every so many-th recorded block keeps its input alone; 0 = none
 
     /// The first block of which something must be recorded.
     [[nodiscard]] std::int64_t first_recorded() const {
@@ -35,6 +36,12 @@ class BlockTape {
         ++first;
       return first;
     }
+    /// Whether the backward pass runs this block forward again, instead of finding what it kept. The last block's record
+    /// is the first to be used: to make it anew would save nothing.
+    [[nodiscard]] bool recomputes(std::int64_t block) const {
+      return recompute > 0 && block + 1 < static_cast<std::int64_t>(trained.size()) &&
+             (block - first_recorded()) % recompute == 0;
+    }
   };
 
   /// (N, C) -> `rows` of the last block's output (M, C). Below the first trained block nothing is recorded.
@@ -42,12 +49,12 @@ class BlockTape {
   [[nodiscard]] at::Tensor forward(Model& model, at::Tensor h, const Sequences& s, const at::Tensor& rows,
                                    const Plan& plan, std::int64_t begin = 0) {
     const auto depth = Access::num_blocks(model);
+    plan_ = plan;
     first_ = plan.first_recorded();
-    input_gradient_ = plan.input_gradient;
     rows_ = rows;
     records_.clear();
     records_.resize(static_cast<std::size_t>(depth - first_));
-    for (std::int64_t i = begin; i < depth; ++i) h = forward_block(model, i, h, s, i + 1 == depth, plan);
+    for (std::int64_t i = begin; i < depth; ++i) h = forward_block(model, i, h, s);
     if constexpr (HandWrittenBackward<Access>)
       return h;
     else
@@ -75,9 +82,11 @@ class BlockTape {
       d = at::zeros({s.rows(), d.size(1)}, d.options()).index_add_(0, rows_, d);
     for (auto i = static_cast<std::int64_t>(records_.size()); i-- > 0;) {
       auto& record = records_[static_cast<std::size_t>(i)];
-      const bool need = i > 0 || input_gradient_;
+      const bool need = i > 0 || plan_.input_gradient;
+      if (plan_.recomputes(first_ + i))
+        (void)run(model, first_ + i, at::Tensor(record.input), s, record, true);
       if constexpr (HandWrittenBackward<Access>) {
-        d = Access::backward(Access::block(model, first_ + i), d, s, record, need);
+        d = Access::backward(Access::block(model, first_ + i), d, s, record.saved, need);
       } else {
         const c10::AutoGradMode grad(true);
         record.output.backward(d);
@@ -85,7 +94,7 @@ class BlockTape {
       }
       record = {};
     }
-    return input_gradient_ ? d : at::Tensor{};
+    return plan_.input_gradient ? d : at::Tensor{};
   }
 
  private:
@@ -110,34 +119,38 @@ class BlockTape {
     Block* block_;
   };
 
-  struct Graph {
-    at::Tensor input, output;
-  };
   template <class A>
   struct RecordOf {
-    using type = Graph;
+    at::Tensor input, output;  // the ends of its graph, or the input alone
   };
   template <HandWrittenBackward A>
   struct RecordOf<A> {
-    using type = typename A::Saved;
+    at::Tensor input;  // if it is all that is kept
+    typename A::Saved saved;
   };
+  using Record = RecordOf<Access>;
 
-  at::Tensor forward_block(Model& model, std::int64_t i, const at::Tensor& h, const Sequences& s, bool last,
-                           const Plan& plan) {
+  at::Tensor forward_block(Model& model, std::int64_t i, const at::Tensor& h, const Sequences& s) {
+    Record unused;
+    if (i < first_) return run(model, i, h, s, unused, false);
+    auto& record = records_[static_cast<std::size_t>(i - first_)];
+    if (!plan_.recomputes(i)) return run(model, i, h, s, record, true);
+    record.input = h;
+    return run(model, i, h, s, unused, false);
+  }
+
+  at::Tensor run(Model& model, std::int64_t i, const at::Tensor& h, const Sequences& s, Record& record,
+                 bool save) {
     auto& block = Access::block(model, i);
-    const bool recorded = i >= first_;
-    const ModulePass modules{s, last ? rows_ : at::Tensor{}, plan.dropout.key};
-    const bool drops = plan.module_dropout && plan.trained[static_cast<std::size_t>(i)];
-    const WithinPass within(block, drops ? &modules : nullptr);
+    const bool last = i + 1 == Access::num_blocks(model);
+    const bool trained = plan_.trained[static_cast<std::size_t>(i)];
+    const ModulePass modules{s, last ? rows_ : at::Tensor{}, plan_.dropout.key};
+    const WithinPass within(block, plan_.module_dropout && trained ? &modules : nullptr);
     if constexpr (HandWrittenBackward<Access>) {
-      const bool trained = plan.trained[static_cast<std::size_t>(i)];
-      const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan.dropout : Dropout{}, recorded};
-      typename Access::Saved unused;
-      return Access::forward(block, h, s, pass,
-                             recorded ? records_[static_cast<std::size_t>(i - first_)] : unused);
+      const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan_.dropout : Dropout{}, save};
+      return Access::forward(block, h, s, pass, record.saved);
     } else {
-      if (!recorded) return Access::forward(block, h, s);
-      auto& record = records_[static_cast<std::size_t>(i - first_)];
+      if (!save) return Access::forward(block, h, s);
       const c10::AutoGradMode grad(true);
       record.input = h.detach().set_requires_grad(true);
       record.output = Access::forward(block, record.input, s);
@@ -145,9 +158,9 @@ class BlockTape {
     }
   }
 
-  std::vector<typename RecordOf<Access>::type> records_;
+  std::vector<Record> records_;
+  Plan plan_;
   std::int64_t first_ = 0;
-  bool input_gradient_ = false;
   at::Tensor rows_;
 };
 

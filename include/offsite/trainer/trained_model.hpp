@@ -170,6 +170,7 @@ class TrainedModel {
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
   TrainingSummary train(std::span<const Sample> samples, const TrainingOptions& options,
                         TrainingHooks hooks) {
+    recompute(options.recompute);
     const auto kept = cache_prefix(samples, options.prefix_cache, hooks.prefix_store);
     if (kept == 0 && options.prefix_cache > 0 && !samples.empty())
       for (const auto& observer : hooks.observers)
@@ -185,6 +186,10 @@ class TrainedModel {
         samples, options, std::move(hooks), parameters_.compute());
     return loop.run();
   }
+
+  /// From now on every so many-th block below the last keeps its input alone, and is computed again in the backward pass:
+  /// less memory, the same bits. 0 = none, 1 = all.
+  void recompute(std::int64_t every) { plan_.recompute = every; }
 
   /// From now on computes the hidden rows of these samples that enter the first trained block once, and keeps them:
   /// see `PrefixCache`. `add_gradients` then takes them from there, in any batch. They are kept over further calls

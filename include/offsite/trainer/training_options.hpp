@@ -41,6 +41,7 @@ struct TrainingOptions {
   std::int64_t max_bad_steps = 10;  ///< steps in a row with NaN or infinity before a NumericError, > 0
   std::int64_t round = 1;           ///< this run is that one of `rounds` equal ones under one schedule, > 0
   std::int64_t rounds = 1;          ///< >= round
+  std::int64_t recompute = 0;       ///< every so many-th block is computed again, not kept; 0 = none, 1 = all
   std::int64_t prefix_cache = 0;  ///< bytes to keep rows below the first trained block in; see `PrefixCache`
 };
 
@@ -78,6 +79,7 @@ inline void check(const TrainingOptions& o) {
   at_least(o.max_bad_steps, 1, "max_bad_steps");
   at_least(o.round, 1, "round");
   at_least(o.rounds, o.round, "rounds");
+  at_least(o.recompute, 0, "recompute");
   at_least(o.prefix_cache, 0, "prefix_cache");
 }
 
