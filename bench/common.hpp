@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
@@ -19,9 +20,11 @@
 #include <random>
 #include <string>
 #include <string_view>
+#include <thread>
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/core/process.hpp"
 #include "offsite/data/encode.hpp"
 #include "offsite/data/load_tokenizer.hpp"
 #include "offsite/data/sciq.hpp"
@@ -85,6 +88,31 @@ inline double peak_resident() {
   getrusage(RUSAGE_SELF, &used);
   return static_cast<double>(used.ru_maxrss) / 1024;
 }
+
+/// Watches this process's largest anonymous memory, which is without mapped files, from its making on.
+class PeakOfAnonymousMemory {
+ public:
+  PeakOfAnonymousMemory()
+      : watcher_([this] {
+          while (watching_) {
+            most_ = std::max(most_.load(), offsite::anonymous_memory());
+            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+          }
+        }) {}
+  ~PeakOfAnonymousMemory() {
+    watching_ = false;
+    watcher_.join();
+  }
+  PeakOfAnonymousMemory(const PeakOfAnonymousMemory&) = delete;
+  PeakOfAnonymousMemory& operator=(const PeakOfAnonymousMemory&) = delete;
+
+  [[nodiscard]] double mebibytes() const { return static_cast<double>(most_) / (1 << 20); }
+
+ private:
+  std::atomic<bool> watching_{true};
+  std::atomic<std::int64_t> most_{0};
+  std::thread watcher_;  // last: it uses the others
+};
 
 /// The first `count` training samples of SciQ in `data` (sciq/train.json, tokenizers/gpt2) as FATE-LLM and
 /// offsite-tuning encode them: only the answer is scored. Without `data`, samples of such lengths with random tokens.

@@ -1,4 +1,8 @@
-"""Interleaves offsite's client with its peers and writes the table; bench/run.sh prepares what it needs."""
+"""Interleaves offsite with its peers and writes docs/benchmarks.{json,md,svg}; bench/run.sh prepares what it needs.
+
+All that is measured goes into benchmarks.json, one entry a run; render.py makes the document of it. With --render nothing
+is measured. With --only GROUP,... these groups are measured anew and the others kept.
+"""
 
 import argparse
 import datetime
@@ -7,151 +11,232 @@ import os
 import pathlib
 import platform
 import re
-import statistics
 import subprocess
 import sys
+import time
+from typing import NamedTuple
+
+import render
 
 HERE = pathlib.Path(__file__).resolve().parent
 TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "17179869184", "MALLOC_TOP_PAD_": "268435456"}
-GROUPED = ["--order", "grouped", "--every", "{every}", "--batch", "8"]
+GROUPED = ["--order", "grouped", "--batch", "8"]
 BF16 = [*GROUPED, "--bf16", "--act", "gelu_pytorch_tanh", "--frozen", "bf16"]
 STRONGEST = [*BF16, "--pad", "keep", "--contiguous-head"]
+PYTHON = 12  # seconds that a peer takes to start
 
-# name, what it is, command, allocator settings of the second column, whether --quick runs it
-PEERS = [
-    ("fate", "FATE-LLM's way: Hugging Face Trainer, padded to 600, batch 1, float32",
-     ["train_hf.py", "--pad", "fixed", "--optim", "adamw_torch", "--samples", "{fixed}"], True),
-    ("mit", "MIT's way: padded to the longest, batch 4, bf16 autocast",
-     ["train_mit.py", "--samples", "{fixed}", "--warmup", "1"], False),
-    ("trainer-float32", "Hugging Face Trainer tuned by its flags, float32: length-grouped batches of 8, SDPA, fused AdamW",
-     ["train_hf.py", *GROUPED], False),
-    ("trainer-bf16", "the same with bf16 autocast, frozen weights in bf16, tanh-GELU kernel", ["train_hf.py", *BF16], True),
-    ("strongest", "the same with logits at the scored positions only, the head's input contiguous",
-     ["train_hf.py", *STRONGEST], True),
-    ("compiled", "the same through torch.compile", ["train_hf.py", *STRONGEST, "--compile", "--warmup", "8"], False),
-]
-OURS = [
-    ("offsite", "offsite, bf16, batches of 16", ["type=bfloat16", "batch=16"], True),
-    ("offsite-float32", "offsite, float32, batches of 16", ["type=float32", "batch=16"], False),
-]
-BESIDE = {"offsite": "strongest", "offsite-float32": "trainer-float32"}
-CURVE = [1, 4, 16, 64, 128]  # sequences a batch; 128 are about 15,000 tokens
+PEERS = {
+    "fate": ["train_hf.py", "--pad", "fixed", "--optim", "adamw_torch"],
+    "mit": ["train_mit.py", "--warmup", "1"],
+    "trainer-float32": ["train_hf.py", *GROUPED],
+    "trainer-bf16": ["train_hf.py", *BF16],
+    "strongest": ["train_hf.py", *STRONGEST],
+    "compiled": ["train_hf.py", *STRONGEST, "--compile", "--warmup", "8"],
+}
+SHAPES = ["opt-350m", "llama-350m"]
+SCALES = {  # sizes of a full run, of --quick and of --tiny
+    "full": dict(rounds=3, padded=4, every={"trainer-float32": 12, "trainer-bf16": 6, "strongest": 3, "compiled": 6},
+                 steps=32, float32_steps=8, questions=(8, 40), profile=12, minutes=32,
+                 curve=[(1, 2, 12), (4, 2, 6), (16, 1, 3), (128, 0, 1)], shape_steps=2),
+    "quick": dict(rounds=2, padded=2, every={"trainer-bf16": 16, "strongest": 10}, steps=8, float32_steps=0,
+                  questions=(4, 24), profile=6, minutes=5, curve=[], shape_steps=0),
+    "tiny": dict(rounds=1, padded=1, every={"strongest": 64}, steps=1, float32_steps=0, questions=(1, 2), profile=2,
+                 minutes=10, curve=[(1, 0, 1), (2, 0, 1)], shape_steps=1),
+}
 
 
-def run(command, settings, environment):
-    """The last line of JSON that a program prints."""
-    done = subprocess.run([str(c) for c in command], env={**os.environ, **settings, **environment},
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=3600)
+class Task(NamedTuple):
+    group: str
+    name: str
+    round: int
+    seconds: float   # an estimate
+    call: object     # returns what to keep
+    allocator: str = ""
+
+
+class Failed(Exception):
+    pass
+
+
+def records(command, settings, timeout=600):
+    """The lines of JSON that a program prints."""
+    try:
+        done = subprocess.run([str(c) for c in command], env={**os.environ, **settings}, stdout=subprocess.PIPE,
+                              stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True, timeout=timeout)
+    except subprocess.TimeoutExpired:
+        raise Failed(f"took more than {timeout:.0f} s") from None
+    except OSError as error:
+        raise Failed(str(error)) from None
     if done.returncode != 0:
-        sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
-    record = json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
-    rate = record["real_tok_per_s"]
-    if record.get("pad") == "fixed" or record["bench"] == "train_mit":
-        # A padded sample costs the same whatever its length: the mean length of the 512.
-        rate = record["samples_per_s"] * record["mean_length_512"]
-    return {"rate": rate, "cpu": record["user_s"] + record["sys_s"], "sys": record["sys_s"], "steps": record["steps"],
-            "tokens": rate * record["wall_s"], "faults": record["minor_faults"] / record["steps"],
-            "memory": record["peak_rss_mib"] * 1.048576, "record": record}
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
+        named = [line for line in lines if re.search(r"(Error|Exception|Compiler)\b.*:", line)]
+        raise Failed(f"status {done.returncode}: {(named or lines)[-1].strip()[:300]}")
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
+    if not found:
+        raise Failed("printed no line of JSON")
+    return found
 
 
 class Bench:
     def __init__(self, options):
         self.options = options
-        small = options.quick or options.tiny
-        self.sizes = {"fixed": 2 if options.tiny else 4 if options.quick else 12,
-                      "every": 32 if options.tiny else 16 if options.quick else 1}
-        self.steps = 2 if options.tiny else 8 if options.quick else 32
-        self.rounds = options.rounds or (1 if options.tiny else 3)
-        self.small = small
+        self.scale_name = "tiny" if options.tiny else "quick" if options.quick else "full"
+        self.scale = SCALES[self.scale_name]
+        self.rounds = options.rounds or self.scale["rounds"]
         self.environment = {"OMP_NUM_THREADS": str(options.threads), "OFFSITE_DATA": str(options.data),
-                            "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+                            "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
+        self.programs = options.programs
 
-    def peer(self, words, settings=None):
-        words = [w.format(**self.sizes) for w in words]
-        return run([sys.executable, HERE / "peer" / words[0], *words[1:]], settings or {}, self.environment)
+    # --- what is run -------------------------------------------------------------------------------------------------
 
-    def ours(self, words, steps=None, arena=1):
-        return run([self.options.step_profile, "gpt2-small", f"threads={self.options.threads}", "rate=1", "vary=1", "warm=2",
-                    f"steps={steps or self.steps}", f"data={self.options.data}", f"arena={arena}", *words],
-                   {}, self.environment)
+    def peer(self, *words, tuned=True):
+        command = [sys.executable, HERE / "peer" / words[0], *words[1:]]
+        return lambda: records(command, {**self.environment, **(TUNED if tuned else {})})
 
-    def rounds_of_all(self):
-        """{(name, allocator): [result a round]}, the two sides interleaved."""
-        results = {}
-        needed = {key for _, ours, theirs, _ in GOALS for key in (ours, theirs)}
+    def profile(self, *words, rate=1):
+        command = [self.programs / "step_profile", f"threads={self.options.threads}", f"data={self.options.data}",
+                   "vary=1", *words, *(["rate=1"] if rate else ["json=1"])]
+        return lambda: records(command, self.environment)
 
-        def wanted(name, own, quick):
-            return (quick and (name, own) in needed) if self.small else (name, own) != ("compiled", "default")
+    def program(self, name, *words):
+        return lambda: records([self.programs / name, *words], self.environment)
 
-        for number in range(self.rounds):
-            for name, _, words, quick in PEERS:
-                for own, settings in (("default", {}), ("tuned", TUNED)):
-                    if wanted(name, own, quick):
-                        self.add(results, number, (name, own), self.peer(words, settings))
-                # Ours between the peers, each beside the one that it is measured by.
-                for our_name, _, our_words, quick in OURS:
-                    for own, arena in (("default", 0), ("tuned", 1)):
-                        if name == BESIDE[our_name] and wanted(our_name, own, quick):
-                            self.add(results, number, (our_name, own), self.ours(our_words, arena=arena))
-            self.add(results, number, ("products", "default"), self.products())
-        return results
+    def kernels(self):
+        command = [self.programs / "kernels", "--benchmark_format=json",
+                   f"--benchmark_min_time={0.02 if self.scale_name == 'tiny' else 0.15}"]
+        if not command[0].exists():
+            raise Failed("was not built: Google Benchmark (libbenchmark-dev) is missing")
+        done = subprocess.run([str(c) for c in command], env={**os.environ, **self.environment}, stdout=subprocess.PIPE,
+                              stderr=subprocess.DEVNULL, text=True, timeout=300)
+        if done.returncode != 0:
+            raise Failed(f"status {done.returncode}")
+        keep = ("name", "cpu_time", "real_time", "time_unit")
+        return [{"bench": "kernels", "kernels": [{k: b[k] for k in keep} for b in json.loads(done.stdout)["benchmarks"]]}]
 
     def products(self):
-        """Gflop/s of bf16 products of the model's own size."""
+        """Gflop/s of products of the model's own size."""
         code = ("import torch,time,json\n"
                 f"torch.set_num_threads({self.options.threads})\n"
                 "r={}\n"
                 "for t in (torch.bfloat16, torch.float32):\n"
                 "  a=torch.ones(1472,768,dtype=t); b=torch.ones(768,3072,dtype=t); best=1e9\n"
-                "  end=time.perf_counter()+1.5\n"
+                "  end=time.perf_counter()+1\n"
                 "  while time.perf_counter()<end:\n"
                 "    s=time.perf_counter(); a@b; best=min(best,time.perf_counter()-s)\n"
-                "  r[str(t)]=2e-9*1472*768*3072/best\n"
+                "  r[str(t)[6:]]=2e-9*1472*768*3072/best\n"
                 "print(json.dumps(r))")
-        done = subprocess.run([sys.executable, "-c", code], env={**os.environ, **self.environment},
-                              stdout=subprocess.PIPE, text=True, check=True)
-        rates = json.loads(done.stdout)
-        return {"rate": rates["torch.bfloat16"], "float32": rates["torch.float32"]}
+        return records([sys.executable, "-c", code], self.environment)
 
-    @staticmethod
-    def add(results, number, key, result):
-        results.setdefault(key, []).append(result)
-        print(f"round {number + 1}: {key[0]} ({key[1]} allocator): {result['rate']:.1f}", flush=True)
+    # --- what is planned ---------------------------------------------------------------------------------------------
 
-    def curve(self):
-        """[(batch, [ours / strongest peer a round])]"""
-        points = []
-        for batch in CURVE if not self.small else []:
-            ratios = []
-            for _ in range(self.rounds):
-                every = max(1, 64 // batch)
-                words = ["train_hf.py", *STRONGEST]
-                words[words.index("--batch") + 1] = str(batch)
-                words[words.index("--every") + 1] = str(every)
-                peer = self.peer(words, TUNED)
-                ours = self.ours(["type=bfloat16", f"batch={batch}"], steps=max(2, 256 // batch))
-                ratios.append(ours["rate"] / peer["rate"])
-                print(f"batch {batch}: {ratios[-1]:.2f}", flush=True)
-            points.append((batch, ratios))
-        return points
+    def sliced(self, name, number, less=1):
+        """A peer on one of its slices: another each round, the middle one first. `less` makes it smaller."""
+        every = less * self.scale["every"][name]
+        offset = (every // 2 + (0, -(every // 3), every // 3)[number % 3]) % every
+        return [*PEERS[name], "--every", every, "--offset", offset]
+
+    def sliced_seconds(self, name, rate):
+        batches = max(1, 64 // self.scale["every"][name])
+        return PYTHON + (batches + 2) * 930 / rate
+
+    def ours(self, number, kind, steps, **settings):
+        first = (number * steps * 16) % 512
+        return self.profile("gpt2-small", f"type={kind}", "batch=16", "warm=2", f"steps={steps}", f"from={first}",
+                            *(f"{k}={v}" for k, v in settings.items()))
+
+    def step_tasks(self):
+        s, padded = self.scale, self.scale["padded"]
+        for r in range(self.rounds):
+            yield Task("step", "fate", r, PYTHON + (padded + 2) * 2.4,
+                       self.peer(*PEERS["fate"], "--samples", padded, tuned=False), "default")
+            if "trainer-bf16" in s["every"]:
+                yield Task("step", "trainer-bf16", r, self.sliced_seconds("trainer-bf16", 406),
+                           self.peer(*self.sliced("trainer-bf16", r)), "tuned")
+            yield Task("step", "offsite", r, 5 + s["steps"] * 1.7, self.ours(r, "bfloat16", s["steps"]), "tuned")
+            yield Task("step", "strongest", r, self.sliced_seconds("strongest", 680),
+                       self.peer(*self.sliced("strongest", r)), "tuned")
+            if s["float32_steps"]:
+                yield Task("step", "offsite-float32", r, 5 + (s["float32_steps"] + 2) * 3.1,
+                           self.ours(r, "float32", s["float32_steps"]), "tuned")
+                yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 189),
+                           self.peer(*self.sliced("trainer-float32", r), tuned=False), "default")
+            yield Task("products", "products", r, 5, self.products)
+
+    def evaluation_tasks(self):
+        theirs, own = self.scale["questions"]
+        rounds = 1 if self.scale_name != "full" else self.rounds
+        for r in range(rounds):
+            for kind, rate in (("float32", 1), ("bfloat16", 1)):
+                if kind == "bfloat16" and self.scale_name == "tiny":
+                    continue
+                yield Task("evaluation", f"lm-eval {kind}", r, PYTHON + 4 + (theirs + 2) / rate,
+                           self.peer("eval_mc.py", "--engine", "lm-eval", "--dtype", kind, "--questions", theirs, "--begin",
+                                     r * own, "--warmup", 2))
+                yield Task("evaluation", f"offsite {kind}", r, 4 + (own + 8) / 6,
+                           self.program("evaluation", f"data={self.options.data}", f"type={kind}", f"questions={own}",
+                                        f"from={r * own}", f"threads={self.options.threads}"))
+
+    def curve_tasks(self):
+        points = self.scale["curve"]
+        for r in range(min(self.rounds, 2) if points else 0):
+            words = ",".join(f"{b}:{w}:{n}" for b, w, n in points)
+            yield Task("curve", "strongest", r, PYTHON + sum((w + n) * b * 116 / 600 for b, w, n in points),
+                       self.peer(*PEERS["strongest"], "--curve", words), "tuned")
+            for batch, warm, steps in points:
+                steps = max(steps, 32 // batch)
+                first = r * 128 % 512
+                yield Task("curve", f"offsite {batch}", r, 4 + (1 + steps) * batch * 116 / 1000,
+                           self.profile("gpt2-small", "type=bfloat16", f"batch={batch}", f"warm={2 if batch <= 16 else 1}",
+                                        f"steps={steps}", f"from={first}"), "tuned")
+
+    def shape_tasks(self):
+        steps = self.scale["shape_steps"]
+        if not steps:
+            return
+        for r in range(self.rounds):
+            for shape in SHAPES[-1:] if self.scale_name == "tiny" else SHAPES:
+                batch = 8 if steps > 1 else 1
+                yield Task("shapes", f"strongest {shape}", r, PYTHON + 4 + (steps + 1) * batch * 116 / 330,
+                           self.peer(*PEERS["strongest"], "--shape", shape, "--curve", f"{batch}:1:{steps}"), "tuned")
+                yield Task("shapes", f"offsite {shape}", r, 6 + (steps + 1) * 2 * batch * 116 / 600,
+                           self.profile(shape, "type=bfloat16", f"batch={2 * batch}", "warm=1", f"steps={steps}",
+                                        f"from={r * 48}"), "tuned")
+
+    def part_tasks(self):
+        s, tiny = self.scale, self.scale_name == "tiny"
+        yield Task("budget", "bfloat16", 0, 8 + s["profile"] * 1.8,
+                   self.profile("gpt2-small", "type=bfloat16", "batch=16", f"steps={s['profile']}", rate=0))
+        yield Task("files", "files", 0, 4 if tiny else 25,
+                   self.program("files", f"rounds={self.rounds}", f"small={int(tiny)}"))
+        if self.scale_name != "quick":
+            yield Task("kernels", "kernels", 0, 10 if tiny else 45, self.kernels)
+        if self.scale_name == "full":
+            for r in range(min(self.rounds, 2)):
+                for name, value in render.RECOMPUTE.items():
+                    yield Task("recompute", name, r, 5 + 4 * 1.9, self.ours(0, "bfloat16", 2, recompute=value), "tuned")
+            yield Task("cache", "cache", 0, 40, self.profile("gpt2-small", "type=bfloat16", "batch=16", "warm=0", "steps=4",
+                                                             "bottom=0", "emulator=6", "top=2", "cache=2000", "epochs=3"), "tuned")
+            yield Task("budget", "float32", 0, 8 + 7 * 3.3,
+                       self.profile("gpt2-small", "type=float32", "batch=16", "steps=4", rate=0))
+
+    def extra_tasks(self):
+        """What is for information only, measured once."""
+        if self.scale_name != "full":
+            return
+        yield Task("step", "compiled", 0, PYTHON + 90, self.peer(*self.sliced("compiled", 0)), "tuned")
+        yield Task("step", "mit", 0, PYTHON + 20, self.peer(*PEERS["mit"], "--samples", 4, tuned=False), "default")
+        yield Task("step", "offsite", 0, 5 + 10 * 1.8, self.ours(0, "bfloat16", 8, arena=0), "default")
+        yield Task("step", "strongest", 0, PYTHON + 12 * 930 / 640,
+                   self.peer(*self.sliced("strongest", 0, 2), tuned=False), "default")
+        yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
+                   self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
+
+    def tasks(self):
+        parts = (self.step_tasks, self.evaluation_tasks, self.curve_tasks, self.shape_tasks, self.part_tasks, self.extra_tasks)
+        wanted = set(self.options.only.split(",")) if self.options.only else None
+        return [task for part in parts for task in part() if wanted is None or task.group in wanted]
 
 
-def limit_flop(record):
-    """Operations a counted token that the linear layers need: 2-4-2 blocks of width 768, all of the last block after its
-    keys and values on scored rows only."""
-    square, rows, scored = 768 * 768, record["rows"], record["scored"]
-    block = 12 * square
-    work = (4 * 4 + 3 * 6) * block * rows + 6 * (2 * square * rows + 10 * square * scored) + 4 * 50257 * 768 * scored
-    return work / record["real_tokens"]
-
-
-def spread(values, digits=2):
-    return f"{min(values):.{digits}f} / {statistics.median(values):.{digits}f} / {max(values):.{digits}f}"
-
-
-def ratios(results, ours, theirs):
-    a, b = results.get(ours), results.get(theirs)
-    return [x["rate"] / y["rate"] for x, y in zip(a, b)] if a and b else None
 
 
 def versions():
@@ -159,108 +244,73 @@ def versions():
     import torch
     import transformers
     processor = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
-    return [f"{processor.group(1) if processor else platform.machine()}, {os.cpu_count()} processors, "
-            f"ATen uses {torch.backends.cpu.get_cpu_capability()}",
-            f"torch {torch.__version__}, transformers {transformers.__version__}, accelerate {accelerate.__version__}, "
-            f"Python {platform.python_version()}"]
+    found = {"processor": processor.group(1) if processor else platform.machine(), "processors": os.cpu_count(),
+             "capability": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version(),
+             "torch": torch.__version__, "transformers": transformers.__version__, "accelerate": accelerate.__version__}
+    try:
+        import lm_eval
+        found["lm-eval"] = lm_eval.__version__
+    except (ImportError, AttributeError):
+        pass
+    compiler = subprocess.run(["c++", "--version"], stdout=subprocess.PIPE, text=True, check=False).stdout
+    found["compiler"] = compiler.splitlines()[0] if compiler else "none"
+    return found
 
 
-GOALS = [
-    ("FATE-LLM's way", ("offsite", "tuned"), ("fate", "default"), 30),
-    ("the Trainer tuned by its flags, tuned allocator", ("offsite", "tuned"), ("trainer-bf16", "tuned"), 3.5),
-    ("the strongest PyTorch variant, tuned allocator", ("offsite", "tuned"), ("strongest", "tuned"), 2),
-    ("the same through torch.compile", ("offsite", "tuned"), ("compiled", "tuned"), 2),
-    ("the Trainer in float32, ours in float32", ("offsite-float32", "tuned"), ("trainer-float32", "default"), 3.5),
-]
-
-
-def document(bench, results, points, budget):
+def measure(bench, path):
+    """Runs all tasks; what was measured is in `path` after each of them."""
     o = bench.options
-    lines = ["# Benchmarks", "",
-             "Written by `bench/run.sh`. The client's training step, GPT-2-small shape with random weights, bottom 2 + emulator 4 + "
-             "top 2, the first 512 training samples of SciQ with their supports, dropout 0. Rates are in real tokens, without "
-             "padding; peers that pad to one length are measured on some of the samples and counted with the mean length of "
-             "the 512.", ""]
-    if bench.small:
-        lines += [f"**A short run ({'--tiny' if o.tiny else '--quick'}): fewer samples, no curve.**", ""]
-    lines += [f"- {datetime.date.today()}; {o.threads} threads; {bench.rounds} interleaved rounds"]
-    lines += [f"- {line}" for line in versions()]
-    lines += ["- tuned allocator: peers with `" + " ".join(f"{k}={v}" for k, v in TUNED.items()) +
-              "`, offsite with `TensorArena::install()`", "", "## Ratios", "",
-              "| offsite against | minimum / median / maximum | goal |", "| --- | --- | --- |"]
-    for text, ours, theirs, goal in GOALS:
-        if (found := ratios(results, ours, theirs)):
-            lines.append(f"| {text} | {spread(found)} | {goal} |")
-    peaks = results[("products", "default")]
-    for name, kind in (("offsite", "rate"), ("offsite-float32", "float32")):
-        if (name, "tuned") in results:
-            shares = [r["rate"] * limit_flop(r["record"]) * 1e-9 / p[kind] for r, p in zip(results[(name, "tuned")], peaks)]
-            lines.append(f"| the limit of the products, {name} | {spread(shares)} | {'0.88' if kind == 'rate' else ''} |")
-    lines += ["", "## Runs", "", "Medians; ms of processor time are for 1,000 tokens, peak memory is resident and includes mapped "
-              "files.", "", "| client | allocator | tokens/s | ms of processor time | page faults a step | peak MB |",
-              "| --- | --- | --- | --- | --- | --- |"]
-    texts = {name: text for name, text, *_ in PEERS + OURS}
-    for (name, allocator), runs in results.items():
-        if name == "products":
-            continue
-        def middle(key, runs=runs):
-            return statistics.median(r[key] for r in runs)
-        cost = statistics.median(1e6 * r["cpu"] / r["tokens"] for r in runs)
-        lines.append(f"| {texts[name]} | {allocator} | {middle('rate'):.0f} | {cost:.0f} | {middle('faults'):.0f} | "
-                     f"{middle('memory'):.0f} |")
-    if points:
-        lines += ["", "## Batch sizes", "", "offsite in bf16 against the strongest PyTorch variant, tuned allocators.", "",
-                  "| sequences a batch | minimum / median / maximum |", "| --- | --- |"]
-        lines += [f"| {batch} | {spread(found)} |" for batch, found in points]
-    lines += ["", "![Ratios](benchmarks.svg)", "", "## Budget of a step", "",
-              "By `bench/step_profile` with its own allocation counter; shares are of processor time.", "", "```text",
-              *budget.splitlines(), "```", "", "## Not run", "", "No GPU was at hand: the table on GPT2-XL's shape with "
-              "FlashAttention and `torch.compile` was not run.", ""]
-    return "\n".join(lines)
-
-
-def plot(results):
-    """Bars of the median ratios with their spread, on a logarithmic axis."""
-    import math
-    rows = [(text, found, goal) for text, ours, theirs, goal in GOALS if (found := ratios(results, ours, theirs))]
-    width, left, line = 820, 380, 44
-    span = max([math.log10(max(max(f), g)) for _, f, g in rows] + [0.1]) * 1.05
-
-    def x(value):
-        return left + (width - left - 30) * max(0.0, math.log10(value)) / span
-    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {line * len(rows) + 50}" '
-             'font-family="sans-serif" font-size="13">',
-             f'<rect width="{width}" height="{line * len(rows) + 50}" fill="white"/>',
-             '<text x="10" y="20" font-weight="bold">offsite: how many times as fast as (logarithmic; | is the goal)</text>']
-    for i, (text, found, goal) in enumerate(rows):
-        y = 36 + i * line
-        middle = statistics.median(found)
-        parts += [f'<text x="{left - 8}" y="{y + 17}" text-anchor="end">{text}</text>',
-                  f'<rect x="{left}" y="{y}" width="{max(1, x(middle) - left):.1f}" height="24" fill="#4878a8"/>',
-                  f'<line x1="{x(min(found)):.1f}" x2="{x(max(found)):.1f}" y1="{y + 12}" y2="{y + 12}" stroke="black"/>',
-                  f'<line x1="{x(goal):.1f}" x2="{x(goal):.1f}" y1="{y - 4}" y2="{y + 28}" stroke="#c04040" stroke-width="2"/>',
-                  f'<text x="{left + 6}" y="{y + 17}" fill="white">{middle:.1f}</text>']
-    return "\n".join([*parts, "</svg>", ""])
+    old = json.loads(path.read_text())["runs"] if o.only and path.exists() else []
+    tasks = bench.tasks()
+    kept = [run for run in old if run["group"] not in {task.group for task in tasks}]
+    results = {"date": str(datetime.date.today()), "scale": bench.scale_name, "threads": o.threads, "rounds": bench.rounds,
+               "allocator": TUNED, "slices": bench.scale["every"], "versions": versions(), "runs": kept}
+    limit = 60 * (o.minutes or bench.scale["minutes"])
+    begin, planned, estimated = time.monotonic(), sum(t.seconds for t in tasks), 0.0
+    print(f"{len(tasks)} runs, about {planned / 60:.0f} minutes; at most {limit / 60:.0f}", flush=True)
+    for number, task in enumerate(tasks):
+        gone = time.monotonic() - begin
+        slowness = gone / estimated if estimated > 60 else 1.0
+        entry = {"group": task.group, "name": task.name, "allocator": task.allocator, "round": task.round}
+        if gone + task.seconds * slowness > limit:
+            entry["skipped"] = f"no time was left within {limit / 60:.0f} minutes"
+            what = "skipped"
+        else:
+            try:
+                entry["records"] = task.call()
+                what = render.headline(entry)
+            except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
+                entry["error"] = str(error)
+                what = f"failed: {error}"
+            estimated += task.seconds
+        results["runs"].append(entry)
+        path.write_text(json.dumps(results, indent=None, separators=(",", ":")).replace('{"group"', '\n{"group"') + "\n")
+        gone = time.monotonic() - begin
+        left = (planned - sum(t.seconds for t in tasks[:number + 1])) * (gone / estimated if estimated > 60 else 1.0)
+        print(f"[{gone / 60:4.1f} min, {left / 60:4.1f} left] {task.group}: {task.name} {task.allocator} round "
+              f"{task.round + 1}: {what}", flush=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--step-profile", type=pathlib.Path, required=True)
-    parser.add_argument("--data", type=pathlib.Path, required=True)
+    parser.add_argument("--programs", type=pathlib.Path, help="folder of step_profile, evaluation, files, kernels")
+    parser.add_argument("--data", type=pathlib.Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "docs")
     parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=0, help="what would take longer is left out")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--only", default="", help="measure these groups anew: step, products, evaluation, curve, ...")
+    parser.add_argument("--render", action="store_true", help="measure nothing: make the document of benchmarks.json")
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--tiny", action="store_true")
-    bench = Bench(parser.parse_args())
-    results = bench.rounds_of_all()
-    points = bench.curve()
-    budget = subprocess.run([str(bench.options.step_profile), "gpt2-small", "vary=1", f"threads={bench.options.threads}",
-                             f"data={bench.options.data}", f"steps={bench.steps}"],
-                            env={**os.environ, **bench.environment}, stdout=subprocess.PIPE, text=True, check=True).stdout
-    (bench.options.out / "benchmarks.md").write_text(document(bench, results, points, budget))
-    (bench.options.out / "benchmarks.svg").write_text(plot(results))
-    print(f"wrote {bench.options.out / 'benchmarks.md'}")
+    options = parser.parse_args()
+    results = options.out / "benchmarks.json"
+    if not options.render:
+        if options.programs is None:
+            parser.error("--programs is needed to measure")
+        measure(Bench(options), results)
+    for path in render.write(json.loads(results.read_text()), options.out):
+        print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import threading
 import time
 from pathlib import Path
 
@@ -56,6 +57,31 @@ def pad_to(features: list[dict], length: int, pad_id: int) -> list[dict]:
     return out
 
 
+# The shapes of bench/step_profile/shapes.hpp.
+SHAPES = {
+    "opt-350m": ("OPTConfig", dict(hidden_size=1024, ffn_dim=4096, num_attention_heads=16, word_embed_proj_dim=512,
+                                   do_layer_norm_before=False, dropout=0.0, attention_dropout=0.0)),
+    "llama-350m": ("LlamaConfig", dict(hidden_size=1024, intermediate_size=2752, num_attention_heads=16,
+                                       num_key_value_heads=16, vocab_size=32000, max_position_embeddings=2048)),
+}
+
+
+def shaped(shape: str, layers: int, attn: str = "sdpa"):
+    """One of SHAPES with random weights."""
+    import transformers
+    torch.manual_seed(0)
+    name, fields = SHAPES[shape]
+    config = getattr(transformers, name)(num_hidden_layers=layers, attn_implementation=attn, **fields)
+    return transformers.AutoModelForCausalLM.from_config(config)
+
+
+def blocks_of(model):
+    """The list of blocks, whatever the family calls it."""
+    inner = model.transformer if hasattr(model, "transformer") else model.model
+    inner = getattr(inner, "decoder", inner)
+    return inner.h if hasattr(inner, "h") else inner.layers
+
+
 def gpt2(layers: int, dropout: float = 0.0, attn: str = "sdpa", act: str = "gelu_new") -> GPT2LMHeadModel:
     """GPT-2 small's dimensions with random weights."""
     torch.manual_seed(0)
@@ -66,26 +92,26 @@ def gpt2(layers: int, dropout: float = 0.0, attn: str = "sdpa", act: str = "gelu
     return GPT2LMHeadModel(config)
 
 
-def freeze_all_but_adapters(model: GPT2LMHeadModel, bottom: int, top: int, frozen: str = "fp32") -> None:
+def freeze_all_but_adapters(model, bottom: int, top: int, frozen: str = "fp32") -> None:
     """Offsite-Tuning's client: only the first and last blocks learn.
 
     frozen = "bf16" or "fp16" stores the frozen matrices and embeddings (not the
     LayerNorm parameters) in that type.
     """
     model.requires_grad_(False)
-    blocks = model.transformer.h
+    blocks = blocks_of(model)
     for block in list(blocks[:bottom]) + list(blocks[len(blocks) - top:]):
         block.requires_grad_(True)
     if frozen != "fp32":
         dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}[frozen]
         for name, p in model.named_parameters():
-            if not p.requires_grad and "ln_" not in name:
+            if not p.requires_grad and "ln_" not in name and "norm" not in name:
                 p.data = p.data.to(dtype)
 
 
-def sub_model(dropout: float, attn: str, act: str, frozen: str) -> GPT2LMHeadModel:
+def sub_model(dropout: float, attn: str, act: str, frozen: str, shape: str = "gpt2"):
     """2 bottom adapters + 4 emulator blocks + 2 top adapters."""
-    model = gpt2(8, dropout, attn, act)
+    model = gpt2(8, dropout, attn, act) if shape == "gpt2" else shaped(shape, 8, attn)
     freeze_all_but_adapters(model, 2, 2, frozen)
     return model
 
@@ -95,12 +121,25 @@ def rss_mib() -> float:
         return int(f.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
+def anonymous_kib() -> int:
+    """Anonymous resident memory of this process: what mapped files hold is not counted."""
+    with open("/proc/self/status", encoding="ascii") as f:
+        return next((int(line.split()[1]) for line in f if line.startswith("RssAnon:")), 0)
+
+
 class Meter:
     """Wall clock, CPU time, page faults and memory between start() and stop()."""
 
     def __init__(self):
         self.rss_before = None
+        self.peak_anonymous = 0
+        threading.Thread(target=self.watch, daemon=True).start()
         self.reset()
+
+    def watch(self):
+        while True:
+            self.peak_anonymous = max(self.peak_anonymous, anonymous_kib())
+            time.sleep(0.05)
 
     def reset(self):
         self.samples = self.real = self.padded = self.steps = 0
@@ -137,6 +176,7 @@ class Meter:
             "minor_faults": b.ru_minflt - a.ru_minflt,
             "warmup_s": round(self.t0 - self.born, 2),
             "rss_before_mib": round(self.rss_before), "peak_rss_mib": round(b.ru_maxrss / 1024),
+            "peak_anonymous_mib": round(self.peak_anonymous / 1024),
             "threads": torch.get_num_threads(),
         }
 

@@ -20,12 +20,9 @@
 #include <fstream>
 #include <map>
 #include <string>
-#include <thread>
 #include <vector>
 
 #include "common.hpp"
-#include "offsite/core/process.hpp"
-#include "offsite/core/tensor_arena.hpp"
 
 namespace bench {
 namespace {
@@ -58,7 +55,7 @@ void on_timer(int, siginfo_t*, void* context) {
 /// Operators with the shapes they were given, if they are products.
 struct Call {
   std::string name, shape;
-  double flop = 0;  // of one call
+  double flop = 0;  // of all counted calls
   bool head = false;
   std::int64_t calls = 0;
 };
@@ -76,26 +73,41 @@ std::vector<std::int32_t>& call_stack() {
 }
 std::int64_t vocabulary_size = 0;
 
-std::string text_of(const at::Tensor& t) {
-  const bool transposed = t.stride(0) == 1 && t.stride(1) > 1;
-  return std::to_string(t.size(0)) + "x" + std::to_string(t.size(1)) + (transposed ? "'" : "");
+bool stored_in_by_out = false;
+
+/// Which product of a linear layer a (m, k) times b (k, n) is, and the layer's widths: a weight's gradient is the only one
+/// whose first factor is transposed, and whether a weight is tells the way through the layer.
+std::string product_of(const at::Tensor& a, const at::Tensor& b) {
+  const auto transposed = [](const at::Tensor& t) { return t.stride(0) == 1 && t.stride(1) > 1; };
+  const auto named = [](const char* product, std::int64_t in, std::int64_t out) {
+    return std::string(product) + " " + std::to_string(in) + " to " + std::to_string(out);
+  };
+  const auto k = b.size(0), n = b.size(1);
+  if (transposed(a))
+    return stored_in_by_out ? named("weight gradient", a.size(0), n) : named("weight gradient", n, a.size(0));
+  const bool forward = n == vocabulary_size || (k != vocabulary_size && transposed(b) != stored_in_by_out);
+  return forward ? named("forward", k, n) : named("input gradient", n, k);
 }
 
 std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
   Call call{f.name(), {}};
+  double flop = 0;
   const bool product = call.name == "aten::mm", sum = call.name.starts_with("aten::addmm");
   if (product || sum) {
     const auto inputs = f.inputs();
     const auto &a = inputs[sum ? 1 : 0].toTensor(), &b = inputs[sum ? 2 : 1].toTensor();
-    call.shape = text_of(a) + " " + text_of(b);
-    call.flop = 2.0 * static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) *
-                static_cast<double>(b.size(1));
+    call.shape = product_of(a, b);
+    flop = 2.0 * static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) *
+           static_cast<double>(b.size(1));
     call.head = a.size(1) == vocabulary_size || b.size(1) == vocabulary_size;
   }
   const auto [found, added] =
       call_numbers().emplace(call.name + call.shape, static_cast<std::int32_t>(calls().size()));
   if (added) calls().push_back(call);
-  if (counting) ++calls()[static_cast<std::size_t>(found->second)].calls;
+  if (auto& same = calls()[static_cast<std::size_t>(found->second)]; counting) {
+    ++same.calls;
+    same.flop += flop;
+  }
   call_stack().push_back(found->second);
   running = found->second;
   return nullptr;
@@ -206,12 +218,26 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
   if (sample.call < 0) return {"framework", "outside operators"};
   const Call& call = calls()[static_cast<std::size_t>(sample.call)];
   const auto is = [&](const char* part) { return call.name.find(part) != std::string::npos; };
-  if (call.flop > 0) return {call.head ? "loss and head" : "products", call.name + " " + call.shape};
+  if (!call.shape.empty()) return {call.head ? "loss and head" : "products", call.shape};
   if (is("layer_norm")) return {"norms", call.name};
   if (is("adamw") || is("vector_norm")) return {"optimiser", call.name};
   if (is("gelu") || is("silu") || is("relu") || is("sigmoid")) return {"activations", call.name};
   if (is("softmax") || is("cross_entropy")) return {"loss and head", call.name};
   return {"memory traffic", call.name};
+}
+
+/// Operations that a processor does in a second of its time, in a product of a feed-forward layer's size: the best of 40.
+double speed_of_products(at::ScalarType type) {
+  const c10::NoGradGuard no_grad;
+  const at::Tensor x = at::ones({1472, 768}, type), w = at::ones({768, 3072}, type);
+  double best = 1e9;
+  for (int i = 0; i < 40; ++i) {
+    const Usage before = Usage::read();
+    for (int k = 0; k < 3; ++k) at::mm(x, w);
+    const Usage taken = Usage::read() - before;
+    best = std::min(best, (taken.user + taken.system) / 3);
+  }
+  return 2.0 * 1472 * 768 * 3072 / best;
 }
 
 }  // namespace
@@ -222,14 +248,11 @@ struct Meter::Impl {
   std::uint64_t allocations = 0, bytes = 0;
   Usage begin, end;
   at::CallbackHandle handle = 0;
-  std::atomic<bool> watching{false};
-  std::atomic<std::int64_t> anonymous{0};
-  std::int64_t anonymous_before = offsite::anonymous_memory();
-  std::thread watcher;
+  PeakOfAnonymousMemory anonymous;
   void begin_counting() {
     counting = true;
     sampled_count = 0;
-    for (Call& call : calls()) call.calls = 0;
+    for (Call& call : calls()) call.calls = 0, call.flop = 0;
     begin = Usage::read();
     allocations = CountingAllocator::count;
     bytes = CountingAllocator::bytes;
@@ -237,9 +260,10 @@ struct Meter::Impl {
   }
 };
 
-Meter::Meter(std::int64_t vocabulary, std::int64_t trained, at::ScalarType type)
+Meter::Meter(std::int64_t vocabulary, std::int64_t trained, at::ScalarType type, bool in_by_out)
     : impl_(std::make_unique<Impl>()) {
   vocabulary_size = vocabulary;
+  stored_in_by_out = in_by_out;
   impl_->type = type;
   impl_->trained = trained;
 }
@@ -256,13 +280,6 @@ void Meter::start() {
   sigaction(SIGPROF, &action, nullptr);
   const itimerval every{{0, 1000}, {0, 1000}};
   setitimer(ITIMER_PROF, &every, nullptr);
-  impl_->watching = true;
-  impl_->watcher = std::thread([this] {
-    while (impl_->watching) {
-      impl_->anonymous = std::max(impl_->anonymous.load(), offsite::anonymous_memory());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
-  });
 }
 
 void Meter::step_done(std::int64_t rows, bool counts) {
@@ -275,20 +292,13 @@ void Meter::step_done(std::int64_t rows, bool counts) {
   impl_->rows += rows;
 }
 
-Meter::~Meter() {
-  impl_->watching = false;
-  if (impl_->watcher.joinable()) impl_->watcher.join();
-}
+Meter::~Meter() = default;
 
-void Meter::print() {
+Budget Meter::finish() {
   counting = false;
   const itimerval never{};
   setitimer(ITIMER_PROF, &never, nullptr);
   at::removeCallback(impl_->handle);
-  const auto allocations = CountingAllocator::count - impl_->allocations,
-             bytes = CountingAllocator::bytes - impl_->bytes;
-  const auto peak = CountingAllocator::peak.load();
-
   const auto steps = static_cast<double>(impl_->steps);
   const Usage used = impl_->end - impl_->begin;
   const auto all = std::min(sampled_count.load(), kMostSamples);
@@ -303,67 +313,42 @@ void Meter::print() {
     places[part][what] += 1;
     totals[part] += 1;
   }
-  double flop = 0, body = 0;
+  Budget budget{.type = impl_->type == at::kFloat ? "float32" : "bfloat16",
+                .threads = at::get_num_threads(),
+                .trained = impl_->trained,
+                .steps = impl_->steps,
+                .rows = static_cast<double>(impl_->rows) / steps,
+                .wall = used.wall / steps,
+                .processor = (used.user + used.system) / steps,
+                .system = used.system / steps,
+                .faults = static_cast<double>(used.faults) / steps,
+                .allocations = static_cast<double>(CountingAllocator::count - impl_->allocations) / steps,
+                .allocated = static_cast<double>(CountingAllocator::bytes - impl_->bytes) / steps,
+                .live = static_cast<double>(CountingAllocator::peak.load()),
+                .anonymous = 1048576 * impl_->anonymous.mebibytes(),
+                .resident = 1048576 * peak_resident()};
+  std::map<std::string, double> flop;
   for (const Call& call : calls()) {
-    flop += call.flop * static_cast<double>(call.calls);
-    if (!call.head) body += call.flop * static_cast<double>(call.calls);
+    flop[call.shape] += call.flop / steps;
+    budget.flop += call.flop / steps;
+    if (!call.head) budget.body += call.flop / steps;
   }
-  const double cpu = used.user + used.system, each_sample = cpu / static_cast<double>(all);
-
-  std::printf("%s, %d threads, %lld numbers train, %lld steps of %.0f rows\n",
-              impl_->type == at::kFloat ? "float32" : "bfloat16", at::get_num_threads(),
-              static_cast<long long>(impl_->trained), static_cast<long long>(impl_->steps),
-              static_cast<double>(impl_->rows) / steps);
-  std::printf("useful products        %8.1f Gflop a step, %.1f of them outside the head\n",
-              1e-9 * flop / steps, 1e-9 * body / steps);
-  std::printf("processor time         %8.1f ms a step, %.1f of it in the system\n", 1e3 * cpu / steps,
-              1e3 * used.system / steps);
-  std::printf("page faults            %8.1f a step (minor)\n", static_cast<double>(used.faults) / steps);
-  std::printf("allocations of LibTorch%8.1f a step, %.1f MB; %.1f MB at once at most\n",
-              static_cast<double>(allocations) / steps, 1e-6 * static_cast<double>(bytes) / steps,
-              1e-6 * static_cast<double>(peak));
-  std::printf("anonymous memory       %8.1f MB at most; resident with files %.1f MB at most\n",
-              1e-6 * static_cast<double>(impl_->anonymous), 1.048576 * peak_resident());
-
-  if (const auto arena = offsite::TensorArena::figures(); arena.reached > 0)
-    std::printf("the arena of tensors   %8.1f MB of it; at the beginning there were %.1f MB\n",
-                1e-6 * static_cast<double>(arena.reached),
-                1e-6 * static_cast<double>(impl_->anonymous_before));
-
+  const double each = budget.processor / static_cast<double>(all);
   const auto sorted = [](const std::map<std::string, double>& from) {
     std::vector<std::pair<std::string, double>> list(from.begin(), from.end());
     std::sort(list.begin(), list.end(), [](const auto& a, const auto& b) { return a.second > b.second; });
     return list;
   };
-  std::printf("\n%-16s %7s %9s\n", "part", "share", "ms a step");
   for (const auto& [part, count] : sorted(totals)) {
-    const auto line = [&](const std::string& name, double n, double rate) {
-      std::printf("%-58s %6.2f %% %8.2f", name.c_str(), 100 * n / static_cast<double>(all),
-                  1e3 * n * each_sample / steps);
-      if (rate > 0) std::printf("  %6.1f Gflop/s", rate);
-      std::printf("\n");
-    };
-    line(part, count, 0);
-    for (const auto& [what, n] : sorted(places[part])) {
-      if (n < 0.001 * static_cast<double>(all)) continue;
-      double rate = 0;
-      for (const Call& call : calls())
-        if (call.flop > 0 && call.name + " " + call.shape == what)
-          rate = 1e-9 * call.flop * static_cast<double>(call.calls) / (n * each_sample);
-      line("  " + what, n, rate);
-    }
+    budget.lines.push_back({part, "", count * each, 0});
+    for (const auto& [what, n] : sorted(places[part]))
+      if (n >= 0.001 * static_cast<double>(all)) {
+        const auto found = flop.find(what);
+        budget.lines.push_back({part, what, n * each, found == flop.end() ? 0 : found->second});
+      }
   }
-  std::printf("\nGflop/s are of one processor's time, while it runs; the products' own speed is\n");
-  const c10::NoGradGuard no_grad;
-  const at::Tensor x = at::ones({1472, 768}, impl_->type), w = at::ones({768, 3072}, impl_->type);
-  double best = 1e9;
-  for (int i = 0; i < 40; ++i) {
-    const Usage before = Usage::read();
-    for (int k = 0; k < 3; ++k) at::mm(x, w);
-    const Usage taken = Usage::read() - before;
-    best = std::min(best, (taken.user + taken.system) / 3);
-  }
-  std::printf("%.1f Gflop/s (1472x768 768x3072)\n", 2e-9 * 1472 * 768 * 3072 / best);
+  budget.own_speed = speed_of_products(impl_->type);
+  return budget;
 }
 
 }  // namespace bench

@@ -7,21 +7,50 @@
 #include <atomic>
 #include <cstdint>
 #include <memory>
+#include <string>
+#include <vector>
 
 namespace bench {
+
+/// What a step costs; all but `live`, `anonymous`, `resident` and `own_speed` on average a step.
+struct Budget {
+  struct Line {
+    std::string part;  ///< products, attention, activations, norms, ...
+    std::string what;  ///< what of it; empty = the part's sum
+    double processor;  ///< seconds
+    double flop;       ///< of products: their operations
+  };
+  const char* type = "";
+  int threads = 0;
+  std::int64_t trained = 0;                    ///< numbers that train
+  std::int64_t steps = 0;                      ///< that were measured
+  double rows = 0;                             ///< packed
+  double wall = 0, processor = 0, system = 0;  ///< seconds; `processor` of all threads, `system` a part of it
+  double faults = 0;                           ///< minor page faults
+  double allocations = 0, allocated = 0;       ///< of LibTorch: calls, bytes
+  double live = 0, anonymous = 0,
+         resident = 0;        ///< bytes at most: LibTorch's, the process's, with mapped files
+  double flop = 0, body = 0;  ///< of all products, and without the head's
+  double own_speed = 0;       ///< operations of a product in a second of one processor's time
+  std::vector<Line> lines{};  ///< parts by their time, each followed by what is in it
+
+  void print() const;
+  void print_json() const;  ///< the same as one line
+};
 
 class Meter {
  public:
   /// \param vocabulary  tells the head's products from the others
   /// \param trained     numbers that train
-  Meter(std::int64_t vocabulary, std::int64_t trained, at::ScalarType type);
+  /// \param in_by_out   weights are stored so, as GPT-2's are
+  Meter(std::int64_t vocabulary, std::int64_t trained, at::ScalarType type, bool in_by_out);
   ~Meter();
   Meter(const Meter&) = delete;
   Meter& operator=(const Meter&) = delete;
 
   void start();  ///< begins to watch
   void step_done(std::int64_t rows, bool counts);
-  void print();
+  [[nodiscard]] Budget finish();
 
  private:
   struct Impl;

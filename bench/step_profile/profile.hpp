@@ -4,11 +4,53 @@
 
 #include "common.hpp"
 #include "offsite/core/dtype.hpp"
+#include "offsite/io/json.hpp"
 #include "offsite/io/model_folder.hpp"
 #include "offsite/trainer/client.hpp"
 #include "step_profile/meter.hpp"
+#include "step_profile/shapes.hpp"
 
 namespace bench {
+
+/// GPT-2 stores the weights of linear layers as (in, out), the others as (out, in).
+template <class Model>
+inline constexpr bool kInByOut = requires {
+  offsite::ConfigOf<Model>{}.n_embd;
+};
+
+/// Trains for some epochs over the same samples; how long did the first take, and the others on average?
+template <class Model>
+void print_epochs(offsite::Client<Model>& client, std::span<const offsite::Sample> samples,
+                  const offsite::TrainingOptions& options, std::int64_t epochs,
+                  const PeakOfAnonymousMemory& anonymous) {
+  double first = 0;
+  std::int64_t rows = 0;
+  Usage start = Usage::read(), begin_of_later = start;
+  const auto observer = offsite::observe([&](const offsite::StepEvent& e) {
+    rows += e.tokens;
+    if (e.step * epochs != e.total) return;
+    begin_of_later = Usage::read();
+    first = (begin_of_later - start).wall;
+  });
+  client.train(samples, options, {.observers = {observer}});
+  const Usage later = Usage::read() - begin_of_later;
+  const auto others = static_cast<double>(std::max<std::int64_t>(epochs - 1, 1));
+  std::printf(
+      "{\"bench\": \"epochs\", \"samples\": %zu, \"real_tokens\": %lld, \"first_epoch_s\": %.3f, "
+      "\"later_epoch_s\": %.3f, \"later_cpu_s\": %.3f, \"first_cpu_s\": %.3f, \"peak_rss_mib\": %.0f, "
+      "\"peak_anonymous_mib\": %.0f}\n",
+      samples.size(), static_cast<long long>(rows / epochs) + static_cast<long long>(samples.size()), first,
+      later.wall / others, (later.user + later.system) / others,
+      (begin_of_later - start).user + (begin_of_later - start).system, peak_resident(),
+      anonymous.mebibytes());
+}
+
+/// What trades memory for speed, where the library has it.
+template <class Options>
+void set_memory(Options& options, const Arguments& arguments) {
+  if constexpr (requires { options.recompute; }) options.recompute = arguments.number("recompute");
+  if constexpr (requires { options.prefix_cache; }) options.prefix_cache = arguments.number("cache") << 20;
+}
 
 template <class Model>
 void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
@@ -18,21 +60,35 @@ void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
              warm = arguments.number("warm");
   const auto vocabulary = offer.model.config.vocabulary_size();
   const bool vary = arguments.number("vary") != 0;
-  auto samples = sciq_samples(arguments.text("data"),
-                              static_cast<std::size_t>(vary ? batch * (warm + steps) : batch), vocabulary);
+  const auto from = arguments.number("from");
+  auto samples =
+      sciq_samples(arguments.text("data"),
+                   static_cast<std::size_t>(from + (vary ? batch * (warm + steps) : batch)), vocabulary);
+  samples.erase(samples.begin(), samples.begin() + from);
   // Those of the first steps come from the end, so that the timed ones are the first of the file.
   if (vary) std::rotate(samples.begin(), samples.end() - batch * warm, samples.end());
-  const TrainingOptions options{
-      .max_steps = warm + steps, .batch_size = batch, .weight_decay = 0.01, .shuffle = false};
+  const auto epochs = arguments.number("epochs");
+  TrainingOptions options{.num_epochs = static_cast<double>(std::max<std::int64_t>(epochs, 1)),
+                          .max_steps = epochs > 0 ? 0 : warm + steps,
+                          .batch_size = batch,
+                          .weight_decay = 0.01,
+                          .shuffle = false};
+  set_memory(options, arguments);
 
   const double began = now();
   Client<Model> client(std::move(offer), type);
   if (arguments.number("rate") == 0) {
-    Meter meter(vocabulary, client.parameters().layout().size(), type);
+    Meter meter(vocabulary, client.parameters().layout().size(), type, kInByOut<Model>);
     const auto observer = observe([&](const StepEvent& e) { meter.step_done(e.tokens, e.step > warm); });
     meter.start();
     client.train(samples, options, {.observers = {observer}});
-    meter.print();
+    const Budget budget = meter.finish();
+    arguments.number("json") != 0 ? budget.print_json() : budget.print();
+    return;
+  }
+  PeakOfAnonymousMemory anonymous;
+  if (epochs > 0) {
+    print_epochs(client, samples, options, epochs, anonymous);
     return;
   }
   Usage start{};
@@ -52,20 +108,22 @@ void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
   std::printf(
       "{\"bench\": \"offsite\", \"steps\": %lld, \"samples\": %lld, \"real_tokens\": %.0f, \"rows\": %lld, "
       "\"scored\": %lld, \"wall_s\": %.3f, \"real_tok_per_s\": %.1f, \"user_s\": %.2f, \"sys_s\": %.2f, "
-      "\"minor_faults\": %lld, \"warmup_s\": %.2f, \"peak_rss_mib\": %.0f, \"threads\": %d}\n",
+      "\"minor_faults\": %lld, \"warmup_s\": %.2f, \"peak_rss_mib\": %.0f, \"peak_anonymous_mib\": %.0f, "
+      "\"threads\": %d}\n",
       static_cast<long long>(steps), static_cast<long long>(batch * steps), tokens,
       static_cast<long long>(rows), static_cast<long long>(scored), used.wall, tokens / used.wall, used.user,
       used.system, static_cast<long long>(used.faults), start.wall - began, peak_resident(),
-      at::get_num_threads());
+      anonymous.mebibytes(), at::get_num_threads());
 }
 
 template <class Model>
 void profile_model(const Arguments& arguments) {
   const offsite::SplitOptions split{arguments.number("bottom"), arguments.number("top"),
                                     arguments.number("emulator")};
-  if (arguments.text("model") == "gpt2-small") {
-    if constexpr (requires { offsite::ConfigOf<Model>().n_embd; })
-      profile_offer<Model>(random_offer<Model>(offsite::ConfigOf<Model>(), split), arguments);
+  if (const Shape* shape = shape_named(arguments.text("model"))) {
+    auto fields = offsite::ConfigOf<Model>{}.to_json();
+    fields.update(offsite::parse_json(shape->fields, std::string(shape->name)));
+    profile_offer<Model>(random_offer<Model>(offsite::ConfigOf<Model>::from_json(fields), split), arguments);
   } else {
     const auto model = offsite::load_model<Model>(arguments.text("model"));
     const auto plan = offsite::plan_split(model.config.num_blocks(), split, offsite::UniformDrop{});

@@ -1,0 +1,165 @@
+// Our kernels beside the operators of ATen that they replace, by Google Benchmark: 16 sequences of SciQ's lengths packed
+// into 1,856 rows, GPT-2-small's widths. The last part of a name is the type; docs/benchmarks.md compares the real times.
+#include <ATen/ATen.h>
+#include <benchmark/benchmark.h>
+#include <c10/core/GradMode.h>
+
+#include <numeric>
+#include <string>
+#include <vector>
+
+#include "offsite/core/sequences.hpp"
+#include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/activation.hpp"
+#include "offsite/ops/attention.hpp"
+#include "offsite/ops/cross_entropy.hpp"
+
+namespace {
+
+using namespace offsite;
+
+constexpr std::int64_t kLengths[] = {57, 212, 98, 104, 131, 88, 143, 76, 119, 301, 65, 110, 92, 84, 127, 49};
+constexpr std::int64_t kHeads = 12, kWidth = 768, kInner = 3072, kScored = 48, kVocabulary = 50257;
+
+std::int64_t rows() { return std::accumulate(std::begin(kLengths), std::end(kLengths), std::int64_t{0}); }
+
+at::Tensor random(at::IntArrayRef shape, at::ScalarType type) { return at::randn(shape).to(type); }
+
+void activation_forward(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor x = random({rows(), kInner}, type);
+  at::Tensor y = at::empty_like(x);
+  for (auto _ : state) {
+    if (ours) {
+      ops::activation_out(x, Activation::kGeluTanh, y);
+    } else {
+      at::gelu_out(y, x, "tanh");
+    }
+  }
+}
+
+void activation_backward(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor x = random({rows(), kInner}, type);
+  at::Tensor d = random({rows(), kInner}, type), dx = at::empty_like(d);
+  for (auto _ : state) {
+    if (ours) {
+      ops::activation_backward_(d, x, Activation::kGeluTanh);
+    } else {
+      at::gelu_backward_out(dx, d, x, "tanh");
+    }
+  }
+}
+
+void column_sums(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor from = random({rows(), kInner}, type), to = at::zeros({kInner});
+  for (auto _ : state) {
+    if (ours) {
+      ops::accumulate_rows(to, from);
+    } else {
+      to.add_(from.sum(0));
+    }
+  }
+}
+
+void weight_gradient_sum(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor from = random({kWidth, kInner}, type), to = at::zeros({kWidth, kInner});
+  for (auto _ : state) {
+    if (ours) {
+      ops::accumulate(to, from);
+    } else {
+      to.add_(from);
+    }
+  }
+}
+
+void cross_entropy(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor logits = random({kScored, kVocabulary}, type);
+  const at::Tensor targets = at::randint(kVocabulary, {kScored}, at::kLong);
+  for (auto _ : state) {
+    if (ours) {
+      (void)ops::cross_entropy_(logits, targets, 1.0 / kScored);
+    } else {
+      const at::Tensor log_softmax = at::log_softmax(logits, 1, at::kFloat);
+      at::Tensor d = log_softmax.exp();
+      d.scatter_add_(1, targets.unsqueeze(1), at::full({kScored, 1}, -1.0));
+      benchmark::DoNotOptimize(at::nll_loss(log_softmax, targets).add(d.mul_(1.0 / kScored).to(type)[0][0]));
+    }
+  }
+}
+
+/// Attention of packed rows, or ATen's for each sequence.
+void attention(benchmark::State& state, at::ScalarType type, bool ours, bool backward) {
+  at::Tensor qkv = random({rows(), 3 * kWidth}, type);
+  const at::Tensor dout = random({rows(), kWidth}, type);
+  if (ours) {
+    const auto plan = ops::AttentionPlan::of(Sequences::of(kLengths));
+    const ops::AttentionOptions options{.heads = kHeads};
+    const auto part = [](const at::Tensor& t, std::int64_t i) { return t.narrow(1, i * kWidth, kWidth); };
+    const at::Tensor d = at::empty_like(qkv);
+    const auto kept = ops::attention(part(qkv, 0), part(qkv, 1), part(qkv, 2), plan, options);
+    for (auto _ : state) {
+      if (backward) {
+        ops::attention_backward(dout, part(qkv, 0), part(qkv, 1), part(qkv, 2), kept.lse, part(d, 0),
+                                part(d, 1), part(d, 2), plan, options);
+      } else {
+        benchmark::DoNotOptimize(ops::attention(part(qkv, 0), part(qkv, 1), part(qkv, 2), plan, options).out);
+      }
+    }
+    return;
+  }
+  struct Sequence {
+    at::Tensor q, k, v, dout, out, lse;
+  };
+  std::vector<Sequence> sequences;
+  std::int64_t first = 0;
+  for (const auto length : kLengths) {
+    const auto heads = [&](const at::Tensor& t, std::int64_t i) {
+      return t.narrow(0, first, length)
+          .narrow(1, i * kWidth, kWidth)
+          .view({length, kHeads, 64})
+          .transpose(0, 1)
+          .unsqueeze(0);
+    };
+    Sequence s{heads(qkv, 0), heads(qkv, 1), heads(qkv, 2), heads(dout, 0), {}, {}};
+    std::tie(s.out, s.lse) = at::_scaled_dot_product_flash_attention_for_cpu(s.q, s.k, s.v, 0, true);
+    sequences.push_back(s);
+    first += length;
+  }
+  for (auto _ : state)
+    for (const auto& s : sequences) {
+      if (backward) {
+        benchmark::DoNotOptimize(at::_scaled_dot_product_flash_attention_for_cpu_backward(
+            s.dout, s.q, s.k, s.v, s.out, s.lse, 0, true));
+      } else {
+        benchmark::DoNotOptimize(at::scaled_dot_product_attention(s.q, s.k, s.v, {}, 0, true));
+      }
+    }
+}
+
+template <class Run>
+void add(const std::string& name, const Run& run) {
+  for (const auto type : {at::kBFloat16, at::kFloat})
+    for (const bool ours : {true, false}) {
+      const auto full =
+          name + (ours ? "/offsite " : "/ATen ") + (type == at::kFloat ? "float32" : "bfloat16");
+      benchmark::RegisterBenchmark(full.c_str(), [=](benchmark::State& state) {
+        run(state, type, ours);
+      })->UseRealTime();
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const c10::NoGradGuard no_grad;
+  at::manual_seed(0);
+  add("GELU (tanh), forward", activation_forward);
+  add("GELU (tanh), backward", activation_backward);
+  add("sums of columns", column_sums);
+  add("sum of a weight's gradient", weight_gradient_sum);
+  add("cross entropy and its gradient", cross_entropy);
+  add("attention, forward", [](auto& state, auto type, bool ours) { attention(state, type, ours, false); });
+  add("attention, backward", [](auto& state, auto type, bool ours) { attention(state, type, ours, true); });
+  benchmark::Initialize(&argc, argv);
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}

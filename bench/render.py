@@ -1,0 +1,385 @@
+"""Makes docs/benchmarks.md and docs/benchmarks.svg of what run.py measured."""
+
+import statistics
+
+import plot
+
+TEXTS = {
+    "fate": "FATE-LLM's way: Hugging Face Trainer, padded to 600, batch 1, float32",
+    "mit": "MIT's way: padded to the longest, batch 4, bf16 autocast",
+    "trainer-float32": "Hugging Face Trainer tuned by its flags, float32: length-grouped batches of 8, SDPA, fused AdamW",
+    "trainer-bf16": "the same with bf16 autocast, frozen weights in bf16, tanh-GELU kernel",
+    "strongest": "the strongest PyTorch variant: the same with logits at the scored positions only, the head's input contiguous",
+    "compiled": "the same through torch.compile",
+    "offsite": "offsite, bf16, batches of 16",
+    "offsite-float32": "offsite, float32, batches of 16",
+}
+GOALS = [  # what offsite is compared with, ours, theirs, goal
+    ("FATE-LLM's way", ("offsite", "tuned"), ("fate", "default"), 30),
+    ("the Trainer tuned by its flags", ("offsite", "tuned"), ("trainer-bf16", "tuned"), 3.5),
+    ("the strongest PyTorch variant", ("offsite", "tuned"), ("strongest", "tuned"), 2),
+    ("the Trainer in float32, ours in float32", ("offsite-float32", "tuned"), ("trainer-float32", "default"), 3.5),
+    ("the same through torch.compile", ("offsite", "tuned"), ("compiled", "tuned"), 2),
+    ("MIT's way", ("offsite", "tuned"), ("mit", "default"), None),
+]
+EVALUATION_GOALS = {"float32": 4.5, "bfloat16": 8}
+LIMIT_GOAL, MEMORY_GOAL = 0.88, 1100  # share; MB
+RECOMPUTE = {"nothing is computed again": 0, "every second block is computed again": 2, "every block is computed again": 1}
+LAYERS = {"768 to 2304": "queries, keys and values", "768 to 1536": "keys and values of the last block", "768 to 768": "attention's output",
+          "768 to 3072": "into the feed-forward layer", "3072 to 768": "out of it", "768 to 50257": "head"}
+
+
+# --- figures ----------------------------------------------------------------------------------------------------------
+
+def rate_of(record):
+    """Tokens a second. A padded sample costs the same whatever its length, so it counts with the mean length of all."""
+    if record.get("pad") == "fixed" or record["bench"] == "train_mit":
+        return record["samples_per_s"] * record["mean_length_512"]
+    return record["real_tok_per_s"]
+
+
+def tokens_of(record):
+    return rate_of(record) * record["wall_s"]
+
+
+def question_rate(record, tokens):
+    return record["real_tokens"] / record["wall_s"] / tokens
+
+
+def limit_flop(record):
+    """Operations a counted token that the linear layers need: 2-4-2 blocks of width 768, all of the last block after its
+    keys and values on scored rows only."""
+    square, rows, scored = 768 * 768, record["rows"], record["scored"]
+    block = 12 * square
+    work = (4 * 4 + 3 * 6) * block * rows + 6 * (2 * square * rows + 10 * square * scored) + 4 * 50257 * 768 * scored
+    return work / record["real_tokens"]
+
+
+def headline(entry):
+    """What run.py says of a run."""
+    record = entry["records"][0]
+    if entry["group"] == "evaluation":
+        return f"{record['questions'] / record['wall_s']:.2f} questions/s"
+    if "real_tok_per_s" in record:
+        return ", ".join(f"{rate_of(r):.1f}" for r in entry["records"]) + " tokens/s"
+    if "bfloat16" in record:
+        return f"{record['bfloat16']:.0f} and {record['float32']:.0f} Gflop/s"
+    return "done"
+
+
+class Results:
+    def __init__(self, results):
+        self.all = results
+        self.entries = {}
+        for run in results["runs"]:
+            self.entries.setdefault((run["group"], run["name"], run["allocator"]), {})[run["round"]] = run
+
+    def rounds(self, group, name, allocator="tuned"):
+        """{round: its records} of what succeeded."""
+        found = self.entries.get((group, name, allocator), {})
+        return {r: run["records"] for r, run in found.items() if "records" in run}
+
+    def one(self, group, name, allocator=""):
+        return next(iter(self.rounds(group, name, allocator).values()), [None])[0]
+
+    def ratios(self, ours, theirs, group="step", rate=rate_of):
+        a, b = self.rounds(group, *ours), self.rounds(group, *theirs)
+        return [rate(a[r][0]) / rate(b[r][0] if r in b else next(iter(b.values()))[0]) for r in a
+                if r in b or len(b) == 1]
+
+    def problems(self):
+        return [run for run in self.all["runs"] if "error" in run or "skipped" in run]
+
+
+def spread(values, digits=2):
+    if not values:
+        return "not measured"
+    middle = statistics.median(values)
+    if len(values) == 1:
+        return f"{middle:.{digits}f} (once)"
+    return f"{min(values):.{digits}f} / {middle:.{digits}f} / {max(values):.{digits}f}"
+
+
+def verdict(values, goal):
+    if not values or goal is None:
+        return ""
+    return "met" if statistics.median(values) >= goal else "not met"
+
+
+def table(head, rows):
+    return ["| " + " | ".join(head) + " |", "|" + " --- |" * len(head),
+            *("| " + " | ".join(map(str, row)) + " |" for row in rows), ""]
+
+
+# --- sections ---------------------------------------------------------------------------------------------------------
+
+def goal_rows(results):
+    """[(text, ratios, goal, verdict)] of all that has a goal, or was measured."""
+    rows = [(text, results.ratios(ours, theirs), goal) for text, ours, theirs, goal in GOALS]
+    peaks = results.rounds("products", "products", "")
+    for name, kind in (("offsite", "bfloat16"), ("offsite-float32", "float32")):
+        runs = results.rounds("step", name)
+        shares = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / peaks[r][0][kind] for r, run in runs.items() if r in peaks]
+        rows.append((f"the limit of the products, {kind}", shares, LIMIT_GOAL if name == "offsite" else None))
+    for kind, goal in EVALUATION_GOALS.items():
+        rows.append((f"lm-evaluation-harness, {kind}",
+                     results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
+                                    lambda r: r["real_tokens"] / r["wall_s"]), goal))
+    return [(text, values, goal, verdict(values, goal)) for text, values, goal in rows if values]
+
+
+def words(results, rows):
+    met, missed = ([r for r in rows if r[3] == v] for v in ("met", "not met"))
+
+    def said(row):
+        return f"{statistics.median(row[1]):.2f} of {row[0]} (goal {row[2]})"
+    lines = []
+    if met:
+        lines.append("Goals that are met, by the median: " + "; ".join(map(said, met)) + ".")
+    if missed:
+        lines.append("Not met: " + "; ".join(map(said, missed)) + ". \"What stands between\" says where the time goes.")
+    memory = [(r[0]["peak_rss_mib"] * 1.048576, r[0]["peak_anonymous_mib"] * 1.048576)
+              for r in results.rounds("step", "offsite").values()]
+    if memory:
+        resident, anonymous = (statistics.median(x) for x in zip(*memory))
+        state = "met" if resident <= MEMORY_GOAL else \
+            "met by anonymous memory only" if anonymous <= MEMORY_GOAL else "not met"
+        lines.append(f"The client's peak memory is {anonymous:.0f} MB anonymous and {resident:.0f} MB resident, which counts the "
+                     f"pages of the mapped offer that are in memory, too (goal {MEMORY_GOAL}: {state}).")
+    return [line for text in lines for line in (text, "")]
+
+
+def run_rows(results):
+    rows = []
+    for (group, name, allocator) in results.entries:
+        if group != "step":
+            continue
+        runs = [r[0] for r in results.rounds(group, name, allocator).values()]
+        if not runs:
+            rows.append([TEXTS[name], allocator, "no result", "", "", "", ""])
+            continue
+        def middle(value, runs=runs):
+            return f"{statistics.median(map(value, runs)):.0f}"
+        rows.append([TEXTS[name], allocator, spread([rate_of(r) for r in runs], 0),
+                     middle(lambda r: 1e6 * (r["user_s"] + r["sys_s"]) / tokens_of(r)),
+                     middle(lambda r: r["minor_faults"] / r["steps"]),
+                     middle(lambda r: r["peak_anonymous_mib"] * 1.048576), middle(lambda r: r["peak_rss_mib"] * 1.048576)])
+    return rows
+
+
+def curve_points(results):
+    """[(batch, [ratio a round], [our rate])]"""
+    theirs = {r: {x["batch"]: rate_of(x) for x in run} for r, run in results.rounds("curve", "strongest").items()}
+    points = []
+    for batch in sorted({b for run in theirs.values() for b in run}):
+        ours = {r: rate_of(run[0]) for r, run in results.rounds("curve", f"offsite {batch}").items()}
+        both = [r for r in ours if batch in theirs.get(r, {})]
+        if both:
+            points.append((batch, [ours[r] / theirs[r][batch] for r in both], [ours[r] for r in both]))
+    return points
+
+
+def curve(results):
+    points = curve_points(results)
+    if not points:
+        return []
+    return ["## Batch budgets", "", "Tokens a second in bf16 against the strongest PyTorch variant, tuned allocators, a few steps "
+            "each; 128 sequences are about 15,000 tokens.", "",
+            *table(["sequences a batch", "offsite, tokens/s", "ratio: minimum / median / maximum"],
+                   [(b, f"{statistics.median(rates):.0f}", spread(found)) for b, found, rates in points])]
+
+
+def shapes(results):
+    rows = []
+    for (group, name, _) in results.entries:
+        if group == "shapes" and name.startswith("offsite "):
+            shape = name.split()[1]
+            ours, theirs = results.rounds("shapes", name), results.rounds("shapes", f"strongest {shape}")
+            if ours and theirs:
+                rows.append([shape, *(f"{statistics.median(rate_of(r[0]) for r in side.values()):.0f}" for side in (ours, theirs)),
+                             spread(results.ratios((name, "tuned"), (f"strongest {shape}", "tuned"), "shapes"))])
+    if not rows:
+        return []
+    return ["## Models of 350M parameters", "", "OPT-350M's shape (norms after the sums, embeddings of 512) and Llama's with 24 blocks of "
+            "1,024; random weights, bottom 2 + emulator 4 + top 2 of the 24, bf16, batches of 16 here and of 8 there.", "",
+            *table(["shape", "offsite, tokens/s", "strongest PyTorch variant", "ratio: minimum / median / maximum"], rows)]
+
+
+def evaluation(results):
+    rows = []
+    for kind, goal in EVALUATION_GOALS.items():
+        ours, theirs = (results.rounds("evaluation", f"{side} {kind}", "") for side in ("offsite", "lm-eval"))
+        if not ours or not theirs:
+            continue
+        tokens = statistics.mean(r[0]["real_tokens"] / r[0]["questions"] for r in ours.values())
+        computed = statistics.mean(r[0]["rows"] / r[0]["questions"] for r in ours.values())
+        ratios = results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
+                                lambda r: r["real_tokens"] / r["wall_s"])
+        rows.append([kind, *(spread([question_rate(r[0], tokens) for r in side.values()]) for side in (ours, theirs)),
+                     spread(ratios), goal, verdict(ratios, goal), f"{tokens:.0f}", f"{computed:.0f}"])
+    if not rows:
+        return []
+    return ["## Evaluation", "", "SciQ's test questions on GPT-2-small's full shape. A question is counted as the mean one of those measured "
+            "here: the harness, which is slow, scores fewer.", "",
+            *table(["type", "offsite, questions/s", "lm-evaluation-harness", "ratio", "goal", "", "tokens a question, each choice "
+                    "with its prompt", "rows computed"], rows)]
+
+
+def files(results):
+    record = results.one("files", "files")
+    if record is None:
+        return []
+    return ["## Files", "", "A folder of GPT-2-small's shape in the page cache, split into bottom 2 + emulator 4 + top 2; one round after the "
+            "other. Splitting and saving hash what they write, and wait for the disk; `cp` does not unless it says so.", "",
+            *table(["what", "MB", "GB/s: minimum / median / maximum", "ms of processor time"],
+                   [(t["name"], f"{1e-6 * t['bytes']:.0f}", spread(t["gb_per_s"]), f"{1e3 * statistics.median(t['cpu_s']):.0f}")
+                    for t in record["things"]])]
+
+
+def kernels(results):
+    record = results.one("kernels", "kernels")
+    if record is None:
+        return []
+    times = {b["name"]: b["real_time"] * {"ns": 1e-3, "us": 1, "ms": 1e3}[b["time_unit"]] for b in record["kernels"]}
+    rows = []
+    for name, ours in times.items():
+        what, _, side = name.partition("/offsite")
+        theirs = times.get(what + "/ATen" + side)
+        if "/offsite" in name and theirs:
+            rows.append([what, f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.2f}"])
+    return ["## Kernels", "", "`bench/kernels`, by Google Benchmark: ours against ATen's operator that it replaces; 1,856 rows of SciQ's "
+            "lengths (16 sequences), all threads.", "",
+            *table(["kernel", "offsite, us", "ATen, us", "ratio"], rows)]
+
+
+def recompute(results):
+    rows = []
+    for name in RECOMPUTE:
+        runs = [r[0] for r in results.rounds("recompute", name).values()]
+        if runs:
+            rows.append([name, spread([rate_of(r) for r in runs], 0),
+                         f"{statistics.median(r['peak_anonymous_mib'] for r in runs) * 1.048576:.0f}"])
+    lines = []
+    if rows:
+        lines += ["## Memory against speed", "", "The option `recompute`, bf16, batches of 16.", "",
+                  *table(["", "tokens/s: minimum / median / maximum", "peak anonymous MB"], rows)]
+    record = results.one("cache", "cache", "tuned")
+    if record is not None:
+        lines += ["## Rows kept below the first trained block", "", "Adapters in the last 2 of 8 blocks only, bf16: the first epoch computes "
+                  f"{record['real_tokens']:.0f} tokens in {record['first_epoch_s']:.1f} s, each later one takes "
+                  f"{record['later_epoch_s']:.1f} s ({record['first_epoch_s'] / record['later_epoch_s']:.2f} times as fast).", ""]
+    return lines
+
+
+def named(what):
+    for widths, layer in LAYERS.items():
+        if what.endswith(widths):
+            return f"{what.removesuffix(widths)}{layer} ({widths})"
+    return what
+
+
+def budget(results):
+    lines = []
+    for kind in ("bfloat16", "float32"):
+        record = results.one("budget", kind)
+        if record is None:
+            continue
+        lines += [f"### {kind}", "", f"{record['steps']} steps of {record['rows']:.0f} rows on average: {record['cpu_ms']:.0f} ms of processor time "
+                  f"({record['system_ms']:.1f} in the system), {record['wall_ms']:.0f} ms by the clock on {record['threads']} threads; "
+                  f"{record['gflop']:.0f} Gflop in products; {record['faults']:.1f} page faults and {record['allocations']:.0f} "
+                  f"allocations of LibTorch's a step; at most {record['anonymous_mb']:.0f} MB anonymous, {record['resident_mb']:.0f} MB "
+                  "resident.", ""]
+        rows = []
+        for line in record["lines"]:
+            share, speed = 100 * line["ms"] / record["cpu_ms"], line["gflop"] / line["ms"] * 1e3 if line["gflop"] else 0
+            if share < 0.15:
+                continue
+            name = named(line["what"]) if line["what"] else f"**{line['part']}**"
+            rows.append([name, f"{share:.1f} %", f"{line['ms']:.1f}", f"{line['gflop']:.1f}" if speed else "",
+                         f"{speed:.0f}" if speed else ""])
+        lines += table(["part", "share", "ms a step", "Gflop", "Gflop/s of one processor"], rows)
+    return ["## Budget of a step", "", "By `bench/step_profile`, which asks every millisecond of processor time what runs. Products are of "
+            "linear layers: forward, the gradient of their input, and of their weight.", "", *lines] if lines else []
+
+
+def between(results):
+    """From the limit to the step, item by item."""
+    lines = []
+    for kind in ("bfloat16", "float32"):
+        record = results.one("budget", kind)
+        if record is None:
+            continue
+        sums = {line["part"]: line["ms"] for line in record["lines"] if not line["what"]}
+        limit = record["gflop"] / record["own_gflop_s"] * 1e3
+        head = sum(x["ms"] for x in record["lines"] if x["part"] == "loss and head" and x["gflop"])
+        products = sums.pop("products", 0) + head
+        sums["loss without its products"] = sums.pop("loss and head", 0) - head
+        rest = record["threads"] * record["wall_ms"] - record["cpu_ms"]
+        items = [("**the limit**: all products at the speed of one of the feed-forward layer's size", limit),
+                 ("products that are slower than that one: other shapes, transposed factors, what the matrix library packs",
+                  products - limit),
+                 *sorted(sums.items(), key=lambda item: -item[1]),
+                 ("**the step**: processor time", record["cpu_ms"]),
+                 ("processors that wait: for each other, and for what one thread does alone", rest)]
+        lines += [f"In {kind} a step takes {record['cpu_ms'] / limit:.2f} times its limit of {limit:.0f} ms; the limit's share is "
+                  f"{100 * limit / record['cpu_ms']:.0f} % of the processor time and "
+                  f"{100 * limit / (record['threads'] * record['wall_ms']):.0f} % of what the clock gave.", "",
+                  *table(["item", "ms a step", "of the step"],
+                         [(name, f"{ms:.1f}", f"{100 * ms / record['cpu_ms']:.1f} %") for name, ms in items])]
+    if not lines:
+        return []
+    return ["## What stands between", "", "What separates the step from the limit. Attention's own products, the exponentials of softmax "
+            "and activations, and AdamW's pass over all that trains cannot be left out: they bring the step's best possible share "
+            "below 1. Removing an item whole would save its last column.", "", *lines]
+
+
+def document(results, made_of):
+    rows = goal_rows(results)
+    v, all_ = made_of["versions"], made_of
+    slices = ", ".join(f"{name} one batch in {every}" for name, every in all_["slices"].items())
+    lines = ["# Benchmarks", "", "Written by `bench/run.sh`, which measures offsite and its peers one after the other, "
+             f"{all_['rounds']} times in turn, and keeps what it measured in `benchmarks.json`.", ""]
+    if all_["scale"] != "full":
+        lines += [f"**A short run (`--{all_['scale']}`): fewer samples, no curve, and not to be cited.**", ""]
+    lines += words(results, rows)
+    lines += ["## Ratios", "", "The client's training step, GPT-2-small's shape, bottom 2 + emulator 4 + top 2, SciQ's training samples with "
+              "their supports, dropout 0: how many times as fast as the peer offsite is, in real tokens.", "",
+              *table(["offsite against", "minimum / median / maximum", "goal", ""],
+                     [(text, spread(values), goal or "", state) for text, values, goal, state in rows]),
+              "![Ratios and the curve over batch budgets](benchmarks.svg)", "",
+              "## Runs", "", "Peak memory is of the whole process; anonymous memory is what no mapped file holds. Processor time is ms for "
+              "1,000 tokens, of all threads.", "",
+              *table(["client", "allocator", "tokens/s: minimum / median / maximum", "processor time", "page faults a step",
+                      "peak anonymous MB", "peak resident MB"], run_rows(results))]
+    for section in (curve, shapes, evaluation, files, recompute, budget, between, kernels):
+        lines += section(results)
+    lines += ["## How it was measured", "",
+              f"- {all_['date']}; {v['processor']}, {v['processors']} processors, ATen uses {v['capability']}; {all_['threads']} threads",
+              "- " + ", ".join(f"{name} {version}" for name, version in v.items()
+                               if name not in ("processor", "processors", "capability")),
+              "- tuned allocator: peers with `" + " ".join(f"{k}={value}" for k, value in all_["allocator"].items()) +
+              "`, offsite with `TensorArena::install()`; the default allocator was measured once where that is for information only",
+              "- rates are in real tokens, without padding. Peers that pad to one length are measured on a few samples and count with "
+              "the mean length of the first 512 samples, since a padded sample costs the same whatever its length",
+              f"- slow peers run a slice of the 512 samples' length-grouped batches a round, and another one each round: {slices}. The slices "
+              "take their batches evenly from the long to the short ones. offsite runs all 512 in each round in bf16, and 128 others "
+              "in each in float32, in the file's order",
+              "- the limit: the operations of the linear layers that have to be computed (the last block beyond its keys and values, and "
+              "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the same round", ""]
+    problems = results.problems()
+    if problems:
+        lines += ["What is missing:", "", *(f"- {p['group']}: {p['name']} {p['allocator']}".rstrip() + f", round {p['round'] + 1}: "
+                                            + p.get("error", p.get("skipped", "")).replace("|", "/") for p in problems), ""]
+    lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes half an hour",
+              "bench/run.sh", "```", "", "`bench/run.sh --quick` takes five minutes, `--only evaluation,files` measures these groups anew, "
+              "`--render` makes this page of `benchmarks.json`.", "", "## Not run", "",
+              "The same table on a GPU with GPT2-XL's shape (48 blocks, 1,600 wide, 2-16-2) was not run: no GPU was at hand.", ""]
+    return "\n".join(lines)
+
+
+def write(made_of, out):
+    results = Results(made_of)
+    (out / "benchmarks.md").write_text(document(results, made_of))
+    bars = [(text, values, goal) for text, values, goal, _ in goal_rows(results) if "limit" not in text]
+    (out / "benchmarks.svg").write_text(plot.figure(bars, [(b, r) for b, r, _ in curve_points(results)]))
+    return [out / "benchmarks.md", out / "benchmarks.svg"]
