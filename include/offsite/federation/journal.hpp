@@ -32,40 +32,24 @@ namespace detail {
 // clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class J>
 concept KeepsRecords = requires(J& journal, const Record& record) {
-  {
-    journal.records()
-    } -> std::same_as<std::vector<Record>>;  // std::vector<Record> records(): in the order they were appended
-  {
-    journal.append(record)
-    } -> std::same_as<void>;  // void append(const Record&): on the disk when it returns, or throws
+  { journal.records() } -> std::same_as<std::vector<Record>>;  // std::vector<Record> records(): in the order they were appended
+  { journal.append(record) } -> std::same_as<void>;  // void append(const Record&): on the disk when it returns, or throws
 };
 template <class J>
 concept KeepsBlobs = requires(J& journal, std::span<const std::byte> bytes, std::string_view sha256,
                               std::uint64_t n) {
   { journal.contains(sha256) } -> std::same_as<bool>;  // bool contains(std::string_view sha256)
-  {
-    journal.put(bytes)
-    } -> std::same_as<Blob>;  // Blob put(std::span<const std::byte>): on the disk when it returns
+  { journal.put(bytes) } -> std::same_as<Blob>;  // Blob put(std::span<const std::byte>): on the disk when it returns
   { journal.view(sha256) } -> std::same_as<BlobView>;  // BlobView view(std::string_view sha256)
   { journal.drop(sha256) } -> std::same_as<void>;      // void drop(std::string_view sha256)
 };
 template <class J>
 concept ReceivesBlobs = requires(J& journal, std::string_view peer, const Blob& blob, std::uint64_t n,
                                  std::span<const std::byte> bytes) {
-  {
-    journal.open_part(peer, blob)
-    } -> std::same_as<
-        std::uint64_t>;  // std::uint64_t open_part(std::string_view peer, const Blob&): bytes that are there
-  {
-    journal.write_part(peer, blob, n, bytes)
-    } -> std::same_as<
-        void>;  // void write_part(std::string_view peer, const Blob&, std::uint64_t offset, std::span<const std::byte>)
-  {
-    journal.finish_part(peer, blob)
-    } -> std::same_as<bool>;  // bool finish_part(std::string_view peer, const Blob&): whether the hash fits
-  {
-    journal.drop_part(peer, blob)
-    } -> std::same_as<void>;  // void drop_part(std::string_view peer, const Blob&)
+  { journal.open_part(peer, blob) } -> std::same_as<std::uint64_t>;  // std::uint64_t open_part(std::string_view peer, const Blob&): bytes that are there
+  { journal.write_part(peer, blob, n, bytes) } -> std::same_as<void>;  // void write_part(std::string_view peer, const Blob&, std::uint64_t offset, std::span<const std::byte>)
+  { journal.finish_part(peer, blob) } -> std::same_as<bool>;  // bool finish_part(std::string_view peer, const Blob&): whether the hash fits
+  { journal.drop_part(peer, blob) } -> std::same_as<void>;  // void drop_part(std::string_view peer, const Blob&)
 };
 // clang-format on
 
