@@ -33,8 +33,12 @@ struct AddGram {
       const float* from = updates[static_cast<std::size_t>(i)].delta.data() + begin;
       double* to = copies + i * kGramColumns;
       Eigen::Index k = 0;
-      for (; k + 16 <= count; k += 16)
-        for (int j = 0; j < 16; ++j) to[k + j] = double{from[k + j]};
+      for (; k + 8 <= count; k += 8) {
+        simd::EightFloats values;
+        std::memcpy(&values, from + k, sizeof values);
+        const auto wide = __builtin_convertvector(values, simd::Doubles);
+        std::memcpy(to + k, &wide, sizeof wide);
+      }
       for (; k < count; ++k) to[k] = double{from[k]};
       for (; k < kGramColumns; ++k) to[k] = 0;
     }
@@ -44,8 +48,7 @@ struct AddGram {
   }
 
   [[gnu::always_inline]] static void add_block(const double* a, const double* b, GramBlock& block) {
-    using Doubles [[gnu::vector_size(64)]] = double;
-    Doubles sums[kGramRows][kGramRows], left, right[kGramRows];
+    simd::Doubles sums[kGramRows][kGramRows], left, right[kGramRows];
     std::memcpy(&sums, &block.sums, sizeof sums);
     for (Eigen::Index k = 0; k < kGramColumns; k += 8) {
       for (int j = 0; j < kGramRows; ++j) std::memcpy(&right[j], b + j * kGramColumns + k, sizeof left);

@@ -50,7 +50,7 @@ struct FindNotFinite {
     simd::Ints worst = 0;
     const auto look = [&](const simd::Floats& v) __attribute__((always_inline)) {
       const simd::Ints magnitude = v.bits_as<std::int32_t>() & 0x7fffffff;
-      worst = select(worst > magnitude, worst, magnitude);
+      worst = max(worst, magnitude);
     };
     Eigen::Index i = 0;
     for (; i + simd::kLanes <= count; i += simd::kLanes) look(simd::load(x + i));
@@ -75,12 +75,17 @@ struct FindNotFinite {
 struct SquaredNorm {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(const float* x, Eigen::Index count, double* sum) {
-    double lanes[16] = {};
+    simd::Doubles lanes[2] = {};
     Eigen::Index i = 0;
     for (; i + 16 <= count; i += 16)
-      for (int k = 0; k < 16; ++k) lanes[k] += double{x[i + k]} * double{x[i + k]};
-    for (int k = 0; i + k < count; ++k) lanes[k] += double{x[i + k]} * double{x[i + k]};
-    for (const double lane : lanes) *sum += lane;
+      for (int k = 0; k < 2; ++k) {
+        simd::EightFloats values;
+        std::memcpy(&values, x + i + 8 * k, sizeof values);
+        const auto wide = __builtin_convertvector(values, simd::Doubles);
+        lanes[k] += wide * wide;
+      }
+    for (int k = 0; i + k < count; ++k) lanes[0][k % 8] += double{x[i + k]} * double{x[i + k]};
+    for (int k = 0; k < 8; ++k) *sum += lanes[0][k] + lanes[1][k];
   }
 };
 

@@ -63,18 +63,27 @@ struct ReadTiles {
     simd::Ints worst = 0;
     for (Eigen::Index u = 0; u < n; ++u) {
       const float* from = updates[static_cast<std::size_t>(u)] + begin;
-      for (Eigen::Index i = 0; i < simd::round_up(count, kTile); i += simd::kLanes) {
-        float some[simd::kLanes] = {};
-        if (i + simd::kLanes > count && i < count)
-          std::memcpy(some, from + i, static_cast<std::size_t>(count - i) * sizeof(float));
-        const simd::Ints bits =
-            simd::load(i + simd::kLanes <= count ? from + i : &some[0]).template bits_as<std::int32_t>();
-        const simd::Ints magnitude = bits & 0x7fffffff, key = ordered(bits);
-        worst = select(worst > magnitude, worst, magnitude);
-        std::memcpy(tiles + (i / kTile * n + u) * kTile + i % kTile, &key.raw, sizeof key.raw);
+      std::int32_t* to = tiles + u * kTile;
+      Eigen::Index i = 0;
+      for (; i + kTile <= count; i += kTile, to += n * kTile)
+        for (Eigen::Index k = 0; k < kTile; k += simd::kLanes) {
+          __builtin_prefetch(from + i + k + count, 0,
+                             2);  // the next piece: a run is too short for the processor to foresee it
+          read_keys(from + i + k, to + k, worst);
+        }
+      if (i < count) {
+        float rest[kTile] = {};
+        std::memcpy(rest, from + i, static_cast<std::size_t>(count - i) * sizeof(float));
+        for (Eigen::Index k = 0; k < kTile; k += simd::kLanes) read_keys(rest + k, to + k, worst);
       }
     }
     for (int k = 0; k < simd::kLanes; ++k) *finite = *finite && worst.raw[k] < 0x7f800000;
+  }
+
+  [[gnu::always_inline]] static void read_keys(const float* from, std::int32_t* to, simd::Ints& worst) {
+    const simd::Ints bits = simd::load(from).bits_as<std::int32_t>(), key = ordered(bits);
+    worst = max(worst, bits & 0x7fffffff);
+    std::memcpy(to, &key.raw, sizeof key.raw);
   }
 };
 
@@ -89,7 +98,7 @@ struct SortTile {
         simd::Ints a, b;
         std::memcpy(&a.raw, at + i, sizeof a.raw);
         std::memcpy(&b.raw, above + i, sizeof b.raw);
-        const simd::Ints least = select(a < b, a, b), most = select(a < b, b, a);
+        const simd::Ints least = min(a, b), most = max(a, b);
         std::memcpy(at + i, &least.raw, sizeof least.raw);
         std::memcpy(above + i, &most.raw, sizeof most.raw);
       }
@@ -117,7 +126,7 @@ template <class Reduce, class Arguments>
   const auto network = sorting_network(chosen.size(), first, last);
   // What is read at a time fits the second cache, in runs of updates that are as long as that lets them be.
   const auto n = static_cast<Eigen::Index>(chosen.size());
-  const Eigen::Index piece = std::clamp<Eigen::Index>(65536 / n / kTile * kTile, kTile, 1024);
+  const Eigen::Index piece = std::clamp<Eigen::Index>(65536 / n / kTile * kTile, kTile, 2048);
   const std::vector<std::int32_t> room(static_cast<std::size_t>(piece * n));
   Eigen::VectorXf next(global.size());
   const bool finite = for_each_piece(

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstring>
 #include <span>
 #include <vector>
 
@@ -30,12 +31,15 @@ template <int Count>
     a[k].values += begin;
   }
   Eigen::Index i = 0;
-  for (; i + 16 <= count; i += 16) {
-    double block[16];
-    for (int j = 0; j < 16; ++j) block[j] = sum[i + j];
-    for (int k = 0; k < Count; ++k)
-      for (int j = 0; j < 16; ++j) block[j] += a[k].weight * double{a[k].values[i + j] * a[k].scale};
-    for (int j = 0; j < 16; ++j) sum[i + j] = block[j];
+  for (; i + 8 <= count; i += 8) {
+    simd::Doubles block;
+    std::memcpy(&block, sum + i, sizeof block);
+    for (int k = 0; k < Count; ++k) {
+      simd::EightFloats values;
+      std::memcpy(&values, a[k].values + i, sizeof values);
+      block += a[k].weight * __builtin_convertvector(values * a[k].scale, simd::Doubles);
+    }
+    std::memcpy(sum + i, &block, sizeof block);
   }
   for (; i < count; ++i)
     for (int k = 0; k < Count; ++k) sum[i] += a[k].weight * double{a[k].values[i] * a[k].scale};
@@ -47,6 +51,7 @@ struct AddWeighted {
   [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
                                          Eigen::Index count, double* sum) {
     std::size_t k = 0;
+    for (; k + 8 <= addends.size(); k += 8) add_vectors<8>(addends.data() + k, begin, count, sum);
     for (; k + 4 <= addends.size(); k += 4) add_vectors<4>(addends.data() + k, begin, count, sum);
     for (; k < addends.size(); ++k) add_vectors<1>(addends.data() + k, begin, count, sum);
   }
@@ -58,17 +63,25 @@ struct DivideSum {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(const double* sum, double total, const float* base, float* next,
                                          Eigen::Index count, bool* finite) {
-    double zeros[16] = {};
-    const auto look = [&](Eigen::Index i, int j) __attribute__((always_inline)) {
-      zeros[j] += sum[i + j] * 0.0;
-      const auto mean = static_cast<float>(sum[i + j] / total);
-      next[i + j] = base == nullptr ? mean : base[i + j] + mean;
-    };
+    simd::Doubles zeros{};
     Eigen::Index i = 0;
-    for (; i + 16 <= count; i += 16)
-      for (int j = 0; j < 16; ++j) look(i, j);
-    for (int j = 0; i + j < count; ++j) look(i, j);
-    for (const double zero : zeros) *finite = *finite && zero == 0;
+    for (; i + 8 <= count; i += 8) {
+      simd::Doubles all;
+      std::memcpy(&all, sum + i, sizeof all);
+      zeros += all * 0.0;
+      simd::EightFloats mean = __builtin_convertvector(all / total, simd::EightFloats), start;
+      if (base != nullptr) {
+        std::memcpy(&start, base + i, sizeof start);
+        mean = start + mean;
+      }
+      std::memcpy(next + i, &mean, sizeof mean);
+    }
+    for (; i < count; ++i) {
+      zeros[0] += sum[i] * 0.0;
+      const auto mean = static_cast<float>(sum[i] / total);
+      next[i] = base == nullptr ? mean : base[i] + mean;
+    }
+    for (int k = 0; k < 8; ++k) *finite = *finite && zeros[k] == 0;
   }
 };
 
@@ -76,7 +89,7 @@ struct DivideSum {
 /// \returns whether all addends and sums are finite
 [[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
                                   Eigen::VectorXf& next) {
-  constexpr Eigen::Index kSums = 2048;
+  constexpr Eigen::Index kSums = 4096;
   struct Sums {
     double values[kSums];
   };

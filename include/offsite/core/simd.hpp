@@ -149,6 +149,18 @@ using Floats = Lanes<float>;
 using Ints = Lanes<std::int32_t>;
 using Words = Lanes<std::uint32_t>;
 
+/// One instruction each, which `select` of a comparison is not.
+[[gnu::always_inline]] inline Ints min(const Ints& a, const Ints& b) {
+  return Ints(a.raw < b.raw ? a.raw : b.raw);
+}
+[[gnu::always_inline]] inline Ints max(const Ints& a, const Ints& b) {
+  return Ints(a.raw > b.raw ? a.raw : b.raw);
+}
+
+/// Eight numbers in double, half a `Lanes` wide in elements and as wide in bytes.
+using Doubles [[gnu::vector_size(64)]] = double;
+using EightFloats [[gnu::vector_size(32)]] = float;
+
 [[gnu::always_inline]] inline Floats load(const float* p) {
   Floats v;
   std::memcpy(&v.raw, p, sizeof v.raw);
