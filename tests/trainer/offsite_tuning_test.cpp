@@ -5,6 +5,7 @@
 #include <ATen/ops/full.h>
 
 #include <array>
+#include <limits>
 #include <type_traits>
 
 #include "offsite/blocks/run_blocks.hpp"
@@ -96,6 +97,17 @@ TEST_CASE("OffsiteTuning: plugging in untrained adapters is bit-identical, in ev
       tuner.train(toy::samples(), {.learning_rate = 0, .max_steps = 1});
       CHECK(same_bits(tuner.plug_in().model, model));
     }
+}
+
+TEST_CASE("OffsiteTuning: plugging in untrained adapters gives a checkpoint's infinities back") {
+  own::Model model = own::random_model(4, 3);
+  const auto infinity = std::numeric_limits<float>::infinity();
+  model.blocks[0].w1.index_put_({at::full({}, 0, at::kLong)}, at::full({}, infinity));
+  model.blocks[3].bias.fill_(-infinity);
+  OffsiteTuning tuner{model, {.bottom_blocks = 1, .top_blocks = 1, .emulator_blocks = 2}};
+  const auto plugged = tuner.plug_in();
+  CHECK(plugged.tensors_changed == 0);
+  CHECK(same_bits(plugged.model, model));
 }
 
 TEST_CASE("OffsiteTuning: with the whole middle kept the client's logits are the full model's") {

@@ -2,7 +2,10 @@
 #include <Eigen/Core>
 
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/eq.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/masked_fill.h>
+#include <ATen/ops/sub.h>
 #include <c10/core/GradMode.h>
 
 #include <span>
@@ -60,15 +63,20 @@ class Client {
     parameters().assign(parameters().values().add(change));
   }
 
-  /// Trained minus received, float32, as the layout lays it. \param weight  number of samples trained on, > 0
+  /// Trained minus received, float32, as the layout lays it; 0 where nothing changed, infinities included. \param weight
+  /// number of samples trained on, > 0
   [[nodiscard]] ClientUpdate update(double weight) const {
     const c10::NoGradGuard no_grad;
     ClientUpdate update{Eigen::VectorXf(parameters().layout().size()), weight};
     const at::Tensor delta = at::from_blob(update.delta.data(), {update.delta.size()}, at::kFloat);
     delta.copy_(parameters().values());
-    if (received_.defined()) delta.sub_(received_);
+    const auto subtract = [](const at::Tensor& from, const at::Tensor& before) {
+      const at::Tensor same = from.eq(before);
+      from.sub_(before).masked_fill_(same, 0);
+    };
+    if (received_.defined()) subtract(delta, received_);
     for (std::size_t i = 0; i < offered_.size(); ++i)
-      FlatParameters::view(delta, parameters().layout().tensors()[i]).sub_(offered_[i].to(at::kFloat));
+      subtract(FlatParameters::view(delta, parameters().layout().tensors()[i]), offered_[i].to(at::kFloat));
     return update;
   }
 
