@@ -1,7 +1,9 @@
 #pragma once
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -26,12 +28,19 @@ struct TrainedTensor {
 /// Owner and client compute it alone from the model and the split, and get the same one.
 class ParameterLayout {
  public:
-  /// Announces a tensor. \throws ArgumentError if the name is taken.
+  ParameterLayout() = default;
+
+  /// All tensors at once, in the order of the model; their `numel` and `offset` are computed here. Linear time.
+  /// \throws ArgumentError if two have the same name.
+  explicit ParameterLayout(std::vector<TrainedTensor> tensors) {
+    tensors_.reserve(tensors.size());
+    for (auto& tensor : tensors) append(std::move(tensor));
+    place();
+  }
+
+  /// Announces one more tensor; moves the others, so it takes linear time. \throws ArgumentError if the name is taken.
   void add(std::string name, std::vector<std::int64_t> shape, bool decays) {
-    require(find(name) == nullptr, "two trained tensors are called {}", name);
-    std::int64_t numel = 1;
-    for (const auto n : shape) numel *= n;
-    tensors_.push_back({std::move(name), std::move(shape), numel, 0, decays});
+    append({std::move(name), std::move(shape), 0, 0, decays});
     place();
   }
 
@@ -43,14 +52,20 @@ class ParameterLayout {
 
   /// The tensor of that name, or null.
   [[nodiscard]] const TrainedTensor* find(std::string_view name) const {
-    for (const auto& tensor : tensors_)
-      if (tensor.name == name) return &tensor;
-    return nullptr;
+    const auto found = places_.find(std::string(name));
+    return found == places_.end() ? nullptr : &tensors_[found->second];
   }
 
   bool operator==(const ParameterLayout&) const = default;
 
  private:
+  void append(TrainedTensor tensor) {
+    require(places_.emplace(tensor.name, tensors_.size()).second, "two trained tensors are called {}",
+            tensor.name);
+    tensor.numel = 1;
+    for (const auto n : tensor.shape) tensor.numel *= n;
+    tensors_.push_back(std::move(tensor));
+  }
   void place() {
     size_ = 0;
     for (const bool decays : {true, false}) {
@@ -64,6 +79,7 @@ class ParameterLayout {
   }
 
   std::vector<TrainedTensor> tensors_;
+  std::unordered_map<std::string, std::size_t> places_;  // name -> index in tensors_
   std::int64_t size_ = 0, decayed_ = 0;
 };
 

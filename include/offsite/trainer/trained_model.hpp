@@ -89,12 +89,12 @@ void visit_all(Model& model, F&& f) {
 template <class Access, class Model, class Adapters>
 [[nodiscard]] ParameterLayout layout_of(Model& model, const std::vector<std::int64_t>& numbers,
                                         const TrainedParts& parts, const Adapters& adapters) {
-  ParameterLayout layout;
+  std::vector<TrainedTensor> tensors;
   detail::visit_trained<Access>(model, numbers, parts, adapters,
                                 [&](std::string name, const at::Tensor& tensor, bool decays, bool) {
-                                  layout.add(std::move(name), tensor.sizes().vec(), decays);
+                                  tensors.push_back({std::move(name), tensor.sizes().vec(), 0, 0, decays});
                                 });
-  return layout;
+  return ParameterLayout(std::move(tensors));
 }
 
 /// A model made ready to train: its trained tensors are views of flat vectors, all others are in the compute
