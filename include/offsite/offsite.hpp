@@ -25,6 +25,7 @@
 #include "offsite/core/process.hpp"
 #include "offsite/core/random.hpp"
 #include "offsite/core/sequences.hpp"
+#include "offsite/core/simd.hpp"
 #include "offsite/core/split_plan.hpp"
 #include "offsite/core/tensor_view.hpp"
 #include "offsite/core/tensors.hpp"
