@@ -47,31 +47,4 @@ TEST_CASE("pack: refuses samples that are not there or cannot be scored") {
         "sample 6 has 2 tokens and is scored from token 2, but that must lie between 1 and the last token");
 }
 
-TEST_CASE("rounded_up: adds sequences that nothing scores, no longer than the longest") {
-  std::vector<Sample> samples;
-  for (int i = 0; i < 9; ++i) {
-    samples.push_back({{}, 15, 40 + i});
-    for (int t = 0; t < 17 + i % 2; ++t) samples.back().tokens.push_back(100 * i + t);
-  }
-  const auto batch = pack(samples);  // 5 sequences of 16 rows with 2 scored, 4 of 17 with 3
-  REQUIRE(batch.sequences.rows() == 148);
-  REQUIRE(batch.targets.numel() == 22);
-  const auto round = rounded_up(batch);
-  CHECK(round.sequences.rows() == 160);
-  CHECK(round.sequences.count() == 10);
-  CHECK(round.sequences.samples.back() == -1);
-  CHECK(round.scored_rows.numel() == 32);
-  CHECK(values(round.scored_rows)[21] == values(batch.scored_rows)[21]);
-  CHECK(values(round.scored_rows)[22] == 148);
-  CHECK(values(round.scored_rows)[31] == 157);
-  CHECK(values(round.targets) == values(batch.targets));
-  CHECK(values(round.ids)[147] == values(batch.ids)[147]);
-  CHECK(values(round.ids)[159] == 0);
-  CHECK(values(round.sequences.positions)[148] == 0);
-
-  const auto few = pack(samples, Numbers{0, 1});
-  CHECK(rounded_up(few).sequences.rows() == few.sequences.rows());
-  CHECK(rounded_up(rounded_up(batch)).sequences.rows() == 160);
-}
-
 }  // namespace packed_batch_test

@@ -212,22 +212,6 @@ TEST_CASE("Gpt2: packed losses are those of the sequences alone, and micro-batch
   }
 }
 
-TEST_CASE("Gpt2: rows added to make numbers round change neither losses nor gradients") {
-  auto data = samples();
-  while (pack(data).sequences.rows() < 150) data.insert(data.end(), data.begin(), data.begin() + 5);
-  const auto batch = pack(data), round = rounded_up(batch);
-  REQUIRE(round.sequences.rows() > batch.sequences.rows());
-  REQUIRE(round.scored_rows.numel() > batch.scored_rows.numel());
-  for (const bool shared : {false, true}) {
-    const TrainedParts parts{shared ? kAll : std::vector<std::int64_t>{0, 5}, shared};
-    auto plain = trained_model(model(), parts), rounded = trained_model(model(), parts);
-    const auto count = batch.targets.numel();
-    CHECK(plain.add_gradients(batch, count, {}) ==
-          doctest::Approx(rounded.add_gradients(round, count, {})).epsilon(1e-6));
-    CHECK(relative_error(rounded.parameters().gradients(), plain.parameters().gradients()) < 1e-6);
-  }
-}
-
 TEST_CASE("Gpt2: steps over micro-batches of unlike numbers of scored tokens equal steps over their union") {
   auto data = samples();
   auto union_options = kOptions, parts = kOptions;

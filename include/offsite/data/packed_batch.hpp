@@ -19,7 +19,7 @@ struct PackedBatch {
   at::Tensor ids;          ///< (N) int64
   Sequences sequences;     ///< S sequences of N rows; `samples` holds Sample::number
   at::Tensor scored_rows;  ///< (M) int64, ascending
-  at::Tensor targets;      ///< (M) int64, the token after each scored row; of `rounded_up`, fewer than M
+  at::Tensor targets;      ///< (M) int64, the token after each scored row
 };
 
 /// Lays the samples `which` of `all` end to end, in that order: a sample of n tokens becomes n - 1 rows.
@@ -59,46 +59,6 @@ struct PackedBatch {
     begin += sample.rows();
   }
   return batch;
-}
-
-/// The batch with sequences added behind its own, so that its numbers of rows and of scored rows are round: no target
-/// belongs to the new ones, which change neither losses nor gradients.
-///
-/// oneDNN, which multiplies bfloat16, makes code for every number of rows that it meets, and keeps it. Batches of
-/// ever new lengths then cost more time and memory than the few rows that are added here.
-[[nodiscard]] inline PackedBatch rounded_up(const PackedBatch& batch) {
-  constexpr std::int64_t kSmall = 128;  // rows below which the rows added would cost more
-  const auto rows = batch.sequences.rows(), scored = batch.scored_rows.numel();
-  if (rows < kSmall || batch.sequences.parents.size() > 0) return batch;
-  const auto up = [](std::int64_t n, std::int64_t to) { return (n + to - 1) / to * to; };
-  const auto all_scored = up(scored, 16);
-  const auto all = up(rows + all_scored - scored, rows < 4 * kSmall ? 16 : rows < 16 * kSmall ? 32 : 64);
-  if (all == rows) return batch;
-
-  std::vector<std::int64_t> lengths;
-  std::int64_t longest = 0;
-  for (std::int64_t s = 0; s < batch.sequences.count(); ++s) {
-    lengths.push_back(batch.sequences.length(s));
-    longest = std::max(longest, lengths.back());
-  }
-  std::vector<std::int64_t> numbers = batch.sequences.samples;
-  for (auto rest = all - rows; rest > 0; rest -= longest) {  // no longer than the model's context holds
-    lengths.push_back(std::min(rest, longest));
-    if (!numbers.empty()) numbers.push_back(-1);
-  }
-  PackedBatch result{at::empty({all}, at::kLong), Sequences::of(lengths), at::empty({all_scored}, at::kLong),
-                     batch.targets};
-  result.sequences.samples = std::move(numbers);
-  const auto extend = [](const at::Tensor& from, const at::Tensor& to, auto&& value) {
-    const auto n = from.numel();
-    const auto* source = from.const_data_ptr<std::int64_t>();
-    auto* out = std::copy(source, source + n, to.mutable_data_ptr<std::int64_t>());
-    for (std::int64_t i = 0; i < to.numel() - n; ++i) *out++ = value(i);
-  };
-  const auto token = *batch.ids.const_data_ptr<std::int64_t>();
-  extend(batch.ids, result.ids, [&](std::int64_t) { return token; });
-  extend(batch.scored_rows, result.scored_rows, [&](std::int64_t i) { return rows + i; });
-  return result;
 }
 
 /// All samples in one batch, in their order.

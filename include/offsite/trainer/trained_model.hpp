@@ -146,9 +146,8 @@ class TrainedModel {
   /// Adds the gradient of (sum of the batch's losses) / `scored` to the flat gradients.
   /// \param scored  scored tokens of the whole step, over all of its micro-batches
   /// \returns the sum of the batch's cross-entropies in nats
-  double add_gradients(const PackedBatch& given, std::int64_t scored, const Dropout& dropout) {
+  double add_gradients(const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
     const c10::NoGradGuard no_grad;
-    const PackedBatch batch = parameters_.compute() == at::kBFloat16 ? rounded_up(given) : given;
     plan_.dropout = dropout;
     at::Tensor embedded, h;
     if (prefix_) {
@@ -272,17 +271,14 @@ class TrainedModel {
     }
   }
 
-  /// Loss of the rows `h` (M, C) that have targets, the first ones, by pieces; `dh` (M, C) becomes its gradient.
+  /// Loss of the rows `h` (M, C) by pieces; `dh` (M, C) becomes its gradient.
   double head(const at::Tensor& h, const at::Tensor& targets, double scale, at::Tensor& dh) {
     std::vector<at::Tensor> pieces;
     double loss = 0;
     for (std::int64_t begin = 0; begin < h.size(0); begin += kHeadRows) {
       const auto n = std::min(kHeadRows, h.size(0) - begin);
-      const auto first = std::min(begin, targets.numel());
       pieces.push_back({});
-      loss +=
-          head_piece(h.narrow(0, begin, n), targets.narrow(0, first, std::min(n, targets.numel() - first)),
-                     scale, pieces.back());
+      loss += head_piece(h.narrow(0, begin, n), targets.narrow(0, begin, n), scale, pieces.back());
     }
     dh = pieces.size() == 1 ? pieces.front() : at::cat(pieces);
     return loss;
@@ -292,14 +288,13 @@ class TrainedModel {
     if constexpr (HandWrittenShared<Model>) {
       typename Model::SavedHead saved;
       at::Tensor logits = model_.logits(h, saved);
-      const double loss = ops::cross_entropy_(logits.narrow(0, 0, targets.numel()), targets, scale).sum;
-      logits.narrow(0, targets.numel(), logits.size(0) - targets.numel()).zero_();
+      const double loss = ops::cross_entropy_(logits, targets, scale).sum;
       dh = model_.logits_backward(logits, saved);
       return loss;
     } else {
       const c10::AutoGradMode grad(true);
       at::Tensor leaf = h.detach().set_requires_grad(true);
-      const at::Tensor logits = model_.logits(leaf).narrow(0, 0, targets.numel()).to(at::kFloat);
+      const at::Tensor logits = model_.logits(leaf).to(at::kFloat);
       const at::Tensor loss = at::cross_entropy_loss(logits, targets, {}, at::Reduction::Sum);
       loss.mul(scale).backward();
       dh = leaf.grad();
