@@ -119,6 +119,15 @@ TEST_CASE("TrainingLoop: FedProx's term pulls towards the values that training b
   (void)held.train(kSamples, options);
   CHECK(distance(held) < 0.9 * distance(free));
 
+  // Until values leave the anchor there is nothing to pull: the first step is the same bits.
+  auto one_step = kOptions;
+  one_step.max_steps = 1;
+  auto plain = tuner(), pulled = tuner();
+  (void)plain.train(kSamples, one_step);
+  one_step.proximal_mu = 10;
+  (void)pulled.train(kSamples, one_step);
+  CHECK(at::equal(pulled.client().parameters().values(), plain.client().parameters().values()));
+
   const support::TemporaryFolder folder;
   int steps = 0;
   (void)first.train(kSamples, options, {.checkpoints = checkpoints_in(folder / "c"), .interrupted = [&] {

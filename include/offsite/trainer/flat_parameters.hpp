@@ -65,7 +65,10 @@ class FlatParameters {
 
   /// Adds the gradient of mu / 2 * ||values - anchor||^2, FedProx's proximal term (Li et al., arXiv:1812.06127,
   /// equation 2). \param anchor  float32, laid out as the values
-  void pull_towards(const at::Tensor& anchor, double mu) { gradients_.add_(values_, mu).sub_(anchor, mu); }
+  void pull_towards(const at::Tensor& anchor, double mu) {
+    // Subtracted first: exactly zero where values equal the anchor, so a first step is FedAvg's bit for bit.
+    gradients_.add_(values_.sub(anchor), mu);
+  }
 
   /// Clips and applies one AdamW step (decoupled decay). Nothing is applied if the gradient's norm is not
   /// finite.

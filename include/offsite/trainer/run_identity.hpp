@@ -56,6 +56,8 @@ inline RunIdentity run_identity(const TrainingOptions& o, const ParameterLayout&
   add("metric", static_cast<int>(o.metric));
   add("keep_best", o.keep_best);
   add("early_stopping_patience", o.early_stopping_patience);
+  add("round", o.round);
+  add("rounds", o.rounds);
   add("prefix_cache", o.prefix_cache);
   add("dtype", dtype_name(dtype_of(compute)));
   add("data", formatted("{:016x}", data));
