@@ -11,6 +11,7 @@
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/process.hpp"
+#include "offsite/core/tensor_arena.hpp"
 #include "offsite/core/version.hpp"
 #include "offsite/io/json.hpp"
 
@@ -29,6 +30,8 @@ Session::Session(std::string command, const CommonArguments& common)
   require(dtype == "auto" || dtype == "float32" || dtype == "bfloat16",
           "--dtype is {}, but there are auto, float32, bfloat16 and float16", dtype);
   offsite::keep_freed_memory();
+  offsite::keep_few_products();
+  offsite::TensorArena::install();
   // Late in training AdamW's second moments become denormal, which is slow; before the threads start, or they keep
   // their own setting.
   at::globalContext().setFlushDenormal(true);
