@@ -1,6 +1,7 @@
 #pragma once
 /// Owner and clients of a federation, as state machines without I/O, and what runs them. Nothing here needs LibTorch;
 /// `federation/sqlite_journal.hpp` needs SQLite and is included by itself.
+#include "offsite/federation/admission.hpp"
 #include "offsite/federation/aggregate_round.hpp"
 #include "offsite/federation/blob.hpp"
 #include "offsite/federation/check_update.hpp"

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <utility>
 #include <variant>
@@ -179,6 +180,26 @@ TEST_CASE(
   desk.join("late");
   desk.send_update("late", 2, kOther);
   CHECK(desk.refusal() == "round 2 did not ask this client");
+}
+
+TEST_CASE("Owner: accuracy is recorded beside the loss, for people; the loss decides") {
+  Desk desk(options_for(2, 1));
+  desk.join("a");
+  desk.send_update("a", 1);
+  desk.give(Aggregated{1, {kNext, 100}, "", ""});
+  desk.give(Scored{kNext, 1.5, "", 0.25});
+  desk.send_update("a", 2, kOther);
+  desk.give(Aggregated{2, {kOther, 100}, "", ""});
+  desk.give(Scored{kOther, 1.75, "", 0.5});
+  RunSummary summary;
+  for (const auto& record : desk.records) summary.apply(record);
+  CHECK(std::isnan(summary.baseline_accuracy));  // a score without one
+  REQUIRE(summary.rounds.size() == 2);
+  CHECK(summary.rounds[0].accuracy == 0.25);
+  CHECK(summary.rounds[1].accuracy == 0.5);
+  CHECK(!summary.rounds[1].kept);
+  CHECK(summary.accuracy() == 0.25);
+  CHECK(summary.rounds[1].to_json().at("accuracy") == Json(0.5));
 }
 
 TEST_CASE("Owner: a worse model is rolled back, with the policy's state; a better one is kept") {

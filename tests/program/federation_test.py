@@ -10,7 +10,7 @@ import struct
 import subprocess
 import time
 
-from harness import PROGRAM, SANITIZED, Skip, main, make_model, offsite, questions, refuses, tensors, test, write_tensors
+from harness import PROGRAM, SANITIZED, Skip, main, make_model, offsite, questions, refuses, tensors, test, test_optimised, write_tensors
 
 SPLIT = ("--bottom", 1, "--emulator", 2, "--top", 1)
 TRAIN = ("--learning-rate", 1e-2, "--num-epochs", 1, "--batch-size", 4)
@@ -122,7 +122,10 @@ def equals_files(folder):
     simulated = offsite(*simulate(folder, "--data", shares(folder, 1), "--split-data", "by-file", "--out", folder / "simulated")).json
     assert (folder / "simulated/model.safetensors").read_bytes() == expected
     scores = offsite("evaluate", "--model", folder / "plugged", "--task", "choices", "--data", folder / "test.jsonl", "--threads", 1).json
-    assert simulated["loss"] == scores["loss"] == journal(folder / "owner")["loss"]
+    run = journal(folder / "owner")
+    assert simulated["loss"] == scores["loss"] == run["loss"]
+    assert simulated["accuracy"] == scores["accuracy"] == run["accuracy"] == run["rounds"][-1]["accuracy"]
+    assert "accuracy %" in out and run["start_accuracy"] is not None
 
 
 @test
@@ -237,6 +240,21 @@ def shared_out(folder):
     skewed = offsite(*simulate(folder, *data, "--split-data", "dirichlet:0.1", "--aggregate", "norm:5+multi_krum:1", "--min-clients", 5)).json
     assert sum(c["samples"] for c in skewed["clients"]) == 16 and min(c["samples"] for c in skewed["clients"]) == 1
     assert skewed["rounds"][0]["updates"] == 5
+
+
+@test_optimised
+def memory_of_simulation(folder):
+    """thirty simulated clients take the memory of three: only the client that trains holds its tensors"""
+    make_model(folder / "model", layers=6, width=192)
+    questions(folder / "test.jsonl", 4, seed=9)
+    questions(folder / "train.jsonl", 60, seed=1)
+    few, many = (offsite(*simulate(folder, "--data", folder / "train.jsonl", "--clients", clients, "--aggregate", "fedavg")).json
+                 for clients in (3, 30))
+    assert few["rounds"][0]["updates"] == 3 and many["rounds"][0]["updates"] == 30
+    trained = 4 * 2 * (12 * 192 * 192 + 13 * 192)  # bytes of the first and the last block
+    grown = many["peak_memory_bytes"] - few["peak_memory_bytes"]
+    # AdamW keeps two numbers more for each; 27 clients that stayed in memory would take 27 times `trained` at least.
+    assert grown < 3 * trained, f"{grown / trained:.1f} times the trained tensors of one client"
 
 
 @test

@@ -57,7 +57,8 @@ OwnerSide owner_side(const Command& command, Session& session,
   };
   side.score = [plugged, held_out, type, &session](Bytes adapters) {
     Model model = cast_model<Access>(plugged(adapters), type);
-    return score(session, model, *held_out).scores.loss;
+    const auto scores = score(session, model, *held_out).scores;
+    return federation::HeldOutScore(scores.loss, scores.accuracy);
   };
   side.save = [plugged, source = command.model, &session](Bytes adapters, const OutArguments& out) {
     Model model = plugged(adapters);

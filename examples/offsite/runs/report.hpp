@@ -1,4 +1,7 @@
 #pragma once
+#include <chrono>
+#include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 
@@ -24,6 +27,8 @@ class RunReport {
   /// Takes in what was recorded before.
   void resume(const std::vector<offsite::federation::Record>& records);
   void operator()(const offsite::federation::Record& record);
+  /// So many bytes of a client's update are here. Uploads that take long are told of now and then.
+  void received(const std::string& client, const offsite::federation::Blob& update, std::uint64_t bytes);
 
   [[nodiscard]] const offsite::federation::RunSummary& summary() const { return summary_; }
 
@@ -31,6 +36,13 @@ class RunReport {
   const Session& session_;
   std::shared_ptr<offsite::JsonLines> log_;
   offsite::federation::RunSummary summary_;
+
+  struct Upload {
+    std::string sha256;
+    std::chrono::steady_clock::time_point begun, told;
+    std::uint64_t begun_at = 0;  // bytes
+  };
+  std::map<std::string, Upload> uploads_;  // by client
 };
 
 }  // namespace program

@@ -18,6 +18,7 @@
 #include "offsite/io/json.hpp"
 #include "offsite/model_commands.hpp"
 #include "offsite/runs/sides.hpp"
+#include "offsite/runs/transfer_progress.hpp"
 #include "offsite/runs/transports.hpp"
 #include "offsite/runs/work_queue.hpp"
 #include "offsite/session.hpp"
@@ -41,10 +42,14 @@ struct ClientHost {
   std::atomic<std::int64_t> cancelled{0};  // the last round that is not wanted any more
   std::int64_t rounds = 0;                 // that were trained here
   std::optional<std::string> over;
+  TransferProgress upload{"upload", session.common().quiet};
+  TransferProgress download{"download", session.common().quiet};
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
   void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
     transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
+    const auto& hash = request.want.sha256;
+    upload.update(hash, request.want.offset + bytes.size(), journal.view(hash).bytes.size());
   }
   // What the owner sent is answered; whatever else goes wrong here, as a full disk, ends the process, and the same
   // command goes on.
@@ -127,6 +132,8 @@ void join_over(AnyTransport& transport, const JoinCommand& command, Session& ses
       node, transport, answers, work,
       [&] {
         for (const auto& sentence : transport.notices()) session.say(sentence);
+        const auto [here, wanted] = node.machine().progress();
+        host.download.update("", here, wanted);
         const auto hopeless = transport.hopeless();
         require<Error>(hopeless.empty(), "{}", hopeless);
         return host.over.has_value() || interrupted();

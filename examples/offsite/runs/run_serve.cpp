@@ -54,7 +54,9 @@ struct OwnerHost {
     work.put([this, request] {
       Scored scored{request.sha256, 0, {}};
       try {
-        scored.loss = side.score(run.journal.view(request.sha256).bytes);
+        const auto found = side.score(run.journal.view(request.sha256).bytes);
+        scored.loss = found.loss;
+        scored.accuracy = found.accuracy;
       } catch (const NumericError& error) {
         scored.error = error.what();
       }
@@ -68,12 +70,22 @@ struct OwnerHost {
   void operator()(const Finish& finish) { over = finish.error; }
 };
 
+/// Tells the report what is recorded, and what comes in.
+struct OwnerWatch {
+  RunReport& report;
+
+  void operator()(const Record& record) { report(record); }
+  void received(std::string_view peer, const Blob& blob, std::uint64_t bytes) {
+    report.received(std::string(peer), blob, bytes);
+  }
+};
+
 std::string serve_over(AnyTransport& transport, OwnerRun& run, const OwnerSide& side, RunReport& report,
                        const Session& session) {
   AnswerQueue answers;
   WorkQueue work;
   OwnerHost host{transport, run, side, session, answers, work, trained_shapes(side.start), {}};
-  ObservedJournal journal(run.journal, std::ref(report));
+  ObservedJournal journal(run.journal, OwnerWatch{report});
   Node node(federation::Owner(run.options, run.description, run.records), journal, host);
   run_node(
       node, transport, answers, work,

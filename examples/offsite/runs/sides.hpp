@@ -8,6 +8,7 @@
 
 #include "offsite/federation/blob.hpp"
 #include "offsite/federation/journal.hpp"
+#include "offsite/federation/local_run.hpp"
 #include "offsite/federation/messages.hpp"
 #include "offsite/rounds/round_training.hpp"
 #include "offsite/runs/arguments.hpp"
@@ -27,7 +28,7 @@ struct OwnerSide {
   std::vector<std::byte> start;  ///< the adapters at the start, a safetensors file
   offsite::RoundTraining training;
   std::function<std::vector<offsite::federation::OfferedBlob>(const PutBlob&)> put_offer;
-  std::function<double(Bytes adapters)> score;                    ///< loss on held-out data
+  std::function<offsite::federation::HeldOutScore(Bytes adapters)> score;
   std::function<void(Bytes adapters, const OutArguments&)> save;  ///< plugs in, writes the model folder
 };
 

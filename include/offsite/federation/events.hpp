@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <variant>
@@ -60,11 +61,12 @@ struct Aggregated {
   std::string policy_state;  ///< SHA-256 of the policy's state in the journal; empty if it has none
   std::string error;
 };
-/// The answer to `Score`. \param loss  on the owner's held-out data, smaller is better
+/// The answer to `Score`.
 struct Scored {
   std::string sha256;
-  double loss = 0;
+  double loss = 0;  ///< on the owner's held-out data, smaller is better: rounds are kept by it
   std::string error;
+  std::optional<double> accuracy{};  ///< 0..1, where the data has choices: for people
 };
 /// The answer to `Install`.
 struct Installed {

@@ -29,10 +29,19 @@ struct LocalClient {
   std::int64_t samples = 0;  ///< > 0
 };
 
+/// What a score finds.
+struct HeldOutScore {
+  HeldOutScore(double found_loss, std::optional<double> found_accuracy = {})
+      : loss(found_loss), accuracy(found_accuracy) {}
+
+  double loss;                     ///< smaller is better
+  std::optional<double> accuracy;  ///< 0..1, where there are choices
+};
+
 /// What a federation in one process does besides the protocol.
 struct LocalWork {
   std::function<Aggregated(const Aggregate&)> aggregate;
-  std::function<double(std::span<const std::byte> adapters)> score;  ///< smaller is better
+  std::function<HeldOutScore(std::span<const std::byte> adapters)> score;
   /// Trains one client; `update` of the answer is filled in. The bytes are the update's.
   std::function<Trained(std::size_t client, const Round&, std::span<const std::byte> adapters,
                         std::vector<std::byte>& update)>
@@ -87,7 +96,9 @@ struct LocalHost {
   void operator()(const Score& request) {
     Scored scored{request.sha256, 0, {}};
     try {
-      scored.loss = work->score(journal->view(request.sha256).bytes);
+      const auto found = work->score(journal->view(request.sha256).bytes);
+      scored.loss = found.loss;
+      scored.accuracy = found.accuracy;
     } catch (const NumericError& error) {
       scored.error = error.what();
     }

@@ -11,7 +11,8 @@
 
 namespace offsite::federation {
 
-/// A journal that tells `observer(record)` of each record once it is kept: for reports while a run goes on.
+/// A journal that tells `observer(record)` of each record once it is kept, and `observer.received(peer, blob, bytes)`, if there
+/// is one, of the bytes of a blob that have come: for reports while a run goes on.
 template <Journal J, class Observer>
 class ObservedJournal {
  public:
@@ -32,6 +33,8 @@ class ObservedJournal {
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
                   std::span<const std::byte> bytes) {
     journal_->write_part(peer, blob, offset, bytes);
+    if constexpr (requires { observer_.received(peer, blob, offset); })
+      observer_.received(peer, blob, offset + bytes.size());
   }
   bool finish_part(std::string_view peer, const Blob& blob) { return journal_->finish_part(peer, blob); }
   void drop_part(std::string_view peer, const Blob& blob) { journal_->drop_part(peer, blob); }

@@ -12,12 +12,11 @@
 #include <vector>
 
 #include "offsite/core/error.hpp"
-#include "offsite/core/random.hpp"
+#include "offsite/federation/admission.hpp"
 #include "offsite/federation/downloads.hpp"
 #include "offsite/federation/events.hpp"
 #include "offsite/federation/owner_options.hpp"
 #include "offsite/federation/owner_state.hpp"
-#include "offsite/federation/split_difference.hpp"
 #include "offsite/federation/update_limits.hpp"
 
 namespace offsite::federation {
@@ -123,7 +122,7 @@ class Owner {
   }
 
   void on_message(const std::string& name, Peer&, const Hello& hello, Actions& out) {
-    const auto reason = why_not(name, hello);
+    const auto reason = why_not_admitted(name, hello, options_, description_, state_);
     if (!reason.empty()) {
       out.push_back(Send{name, Refused{Refused::About::kHello, hello.nonce, description_.run, 0, reason}});
       return;
@@ -133,25 +132,6 @@ class Owner {
       commit("client", {{"client", name}, {"samples", hello.samples}, {"version", hello.version}}, out);
     out.push_back(Send{name, Welcome{hello.nonce, description_.run, description_.split, description_.offer,
                                      options_.rounds}});
-  }
-
-  /// Why this client cannot take part; empty if it can.
-  [[nodiscard]] std::string why_not(const std::string& name, const Hello& hello) const {
-    if (hello.protocol != kProtocolVersion)
-      return formatted("the client speaks version {} of the protocol, but the owner version {}",
-                       hello.protocol, kProtocolVersion);
-    if (!is_client_name(name)) return "the name " + offsite::detail::shown(name) + " cannot name a client";
-    const auto& names = options_.names;
-    if (!names.empty() && std::find(names.begin(), names.end(), name) == names.end())
-      return "the name '" + name + "' is not on the owner's list of clients";
-    if (auto difference = explain_split_difference(hello.split, description_.split); !difference.empty())
-      return difference;
-    if (hello.samples > options_.max_samples)
-      return formatted("the client claims {} samples, but the owner allows {} (max_samples)", hello.samples,
-                       options_.max_samples);
-    if (!state_.clients.contains(name) && std::ssize(state_.clients) >= options_.max_clients)
-      return formatted("the run has its {} clients already (max_clients)", options_.max_clients);
-    return {};
   }
 
   /// Whether a message is of this run, from one that was admitted; tells it otherwise.
@@ -345,7 +325,7 @@ class Owner {
               {"policy_state", event.policy_state}},
              out);
     } else {
-      decide(false, 0, event.error, out);
+      decide(false, {event.global.sha256, 0, event.error}, out);
     }
   }
 
@@ -355,7 +335,7 @@ class Owner {
       if (event.sha256 != state_.global.sha256) return;
       asked_ = false;
       if (event.error.empty() && std::isfinite(event.loss)) {
-        commit("baseline", {{"loss", event.loss}}, out);
+        commit("baseline", {{"loss", event.loss}, {"accuracy", detail::number_or_null(event.accuracy)}}, out);
       } else {
         finish("the model at the start cannot be scored: " +
                    (event.error.empty() ? std::string("its loss is not finite") : event.error),
@@ -364,12 +344,18 @@ class Owner {
     } else if (state_.phase == RoundPhase::kAggregated && event.sha256 == state_.candidate.sha256) {
       asked_ = false;
       const bool better = event.error.empty() && std::isfinite(event.loss) && event.loss <= *state_.loss;
-      decide(better, event.loss, event.error, out);
+      decide(better, event, out);
     }
   }
 
-  void decide(bool kept, double loss, const std::string& error, Actions& out) {
-    commit("decided", {{"round", state_.round}, {"kept", kept}, {"loss", loss}, {"error", error}}, out);
+  void decide(bool kept, const Scored& score, Actions& out) {
+    commit("decided",
+           {{"round", state_.round},
+            {"kept", kept},
+            {"loss", score.loss},
+            {"accuracy", detail::number_or_null(score.accuracy)},
+            {"error", score.error}},
+           out);
     for (const auto& hash : state_.garbage) drop(hash, out);
     since_ = now();
   }
@@ -417,14 +403,7 @@ class Owner {
             out);
       return;
     }
-    const auto count =
-        std::clamp(static_cast<std::int64_t>(std::ceil(options_.fraction * static_cast<double>(here.size()))),
-                   options_.min_clients, std::ssize(here));
-    const auto order = permutation(std::ssize(here), derive_key(options_.seed, state_.round + 1));
-    std::vector<std::string> chosen;
-    for (std::int64_t i = 0; i < count; ++i)
-      chosen.push_back(here[static_cast<std::size_t>(order[static_cast<std::size_t>(i)])]);
-    std::sort(chosen.begin(), chosen.end());
+    const auto chosen = choose_clients(here, options_, state_.round + 1);
     commit("round", {{"round", state_.round + 1}, {"chosen", chosen}}, out);
     since_ = now();
     for (const auto& name : state_.chosen) out.push_back(round_for(name));

@@ -69,6 +69,9 @@ struct OwnerState {
 
 namespace detail {
 
+[[nodiscard]] inline Json number_or_null(const std::optional<double>& number) {
+  return number ? Json(*number) : Json();
+}
 [[nodiscard]] inline std::vector<std::string> texts(const Fields& fields, const char* name) {
   fields.check(name, fields.at(name).holds<std::vector<std::string>>(), "a list of texts");
   return fields.at(name).get<std::vector<std::string>>();

@@ -24,6 +24,7 @@ struct RoundSummary {
   std::int64_t steps = 0;
   double training_loss = std::numeric_limits<double>::quiet_NaN();  ///< mean by samples, as clients tell it
   double loss = std::numeric_limits<double>::quiet_NaN();           ///< on held-out data, if it was scored
+  double accuracy = std::numeric_limits<double>::quiet_NaN();  ///< 0..1, likewise, where there are choices
   bool decided = false;
   bool kept = false;
   std::string error;  ///< why it could not be aggregated or scored
@@ -39,6 +40,7 @@ struct RoundSummary {
                          {"steps", steps},
                          {"training_loss", number(training_loss)},
                          {"loss", number(loss)},
+                         {"accuracy", number(accuracy)},
                          {"outcome", outcome()},
                          {"error", error}});
   }
@@ -67,6 +69,8 @@ class RunSummary {
   std::string run;
   std::int64_t planned = 0;                                    ///< rounds
   double baseline = std::numeric_limits<double>::quiet_NaN();  ///< loss of the model at the start
+  double baseline_accuracy =
+      std::numeric_limits<double>::quiet_NaN();  ///< and its accuracy, where there are choices
   std::vector<RoundSummary> rounds{};
   std::map<std::string, ClientSummary> clients{};
   bool finished = false;
@@ -86,6 +90,12 @@ class RunSummary {
       if (round->kept) return round->loss;
     return baseline;
   }
+  /// The same model's, 0..1; NaN where there are no choices.
+  [[nodiscard]] double accuracy() const {
+    for (auto round = rounds.rbegin(); round != rounds.rend(); ++round)
+      if (round->kept) return round->accuracy;
+    return baseline_accuracy;
+  }
 };
 
 inline void RunSummary::apply(const Record& record) {
@@ -96,11 +106,17 @@ inline void RunSummary::apply(const Record& record) {
                            record.kind);
     return rounds.back();
   };
+  const auto accuracy_of_record = [&] {
+    const auto* found = record.fields.find("accuracy");
+    return found != nullptr && found->is_number() ? fields.number("accuracy")
+                                                  : std::numeric_limits<double>::quiet_NaN();
+  };
   if (record.kind == "run") {
     run = fields.text("run");
     planned = fields.integer("rounds", 1, INT64_MAX);
   } else if (record.kind == "baseline") {
     baseline = fields.number("loss");
+    baseline_accuracy = accuracy_of_record();
   } else if (record.kind == "client") {
     auto& client = clients[fields.text("client")];
     client.samples = fields.integer("samples", 0, INT64_MAX);
@@ -135,6 +151,7 @@ inline void RunSummary::apply(const Record& record) {
     round.error = fields.text("error");
     // A loss that was not finite is null.
     if (round.error.empty() && fields.at("loss").is_number()) round.loss = fields.number("loss");
+    round.accuracy = accuracy_of_record();
   } else if (record.kind == "finished") {
     finished = true;
     error = fields.text("error");

@@ -221,6 +221,7 @@ class SqliteJournal {
       sum(kind = 'refused') AS refused,
       sum(kind = 'extended') AS extensions,
       max(CASE kind WHEN 'decided' THEN fields ->> '$.loss' END) AS loss,
+      max(CASE kind WHEN 'decided' THEN fields ->> '$.accuracy' END) AS accuracy,
       max(CASE kind WHEN 'decided' THEN fields ->> '$.kept' END) AS kept,
       max(CASE kind WHEN 'decided' THEN fields ->> '$.error' END) AS error
       FROM record WHERE json_extract(fields, '$.round') IS NOT NULL GROUP BY 1;
