@@ -47,6 +47,14 @@ TEST_CASE("parse_json: depth is limited before anything is built, brackets in st
   CHECK(parse_json("[" + std::string(500, ' ') + "[],[],{}]", "it").size() == 3);
 }
 
+TEST_CASE("parse_json: half a surrogate pair is no text, a whole one and Korean are") {
+  for (const auto* text : {R"(["\udc00"])", R"(["a\uddddb"])", R"({"\udfff":1})", R"(["\ud800"])"})
+    CHECK_THROWS_AS((void)parse_json(text, "x"), ProtocolError);
+  CHECK(support::message_of<ProtocolError>([] { (void)parse_json(R"(["\udddd"])", "a.json"); }) ==
+        "a.json is not valid JSON: a text in it holds half a surrogate pair");
+  CHECK(parse_json(R"(["\ud83d\ude00", "\ud55c"])", "x")[1] == "\xed\x95\x9c");
+}
+
 TEST_CASE("parse_json: messages stay short") {
   const auto message =
       support::message_of<ProtocolError>([] { (void)parse_json("\"" + std::string(100'000, 'x'), "it"); });

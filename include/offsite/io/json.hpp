@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/core/utf8.hpp"
 #include "offsite/io/atomic_file.hpp"
 #include "offsite/io/json_value.hpp"
 #include "offsite/io/mapped_file.hpp"
@@ -36,11 +37,11 @@ class JsonBuilder {
   bool Int64(std::int64_t value) { return add(value); }
   bool Uint64(std::uint64_t value) { return add(value); }
   bool Double(double value) { return add(value); }
-  bool String(const char* text, unsigned bytes, bool) { return add(std::string(text, bytes)); }
+  bool String(const char* text, unsigned bytes, bool) { return add(checked({text, bytes})); }
   bool RawNumber(const char* text, unsigned bytes, bool) { return add(number({text, bytes})); }
   bool StartObject() { return open(); }
   bool Key(const char* text, unsigned bytes, bool) {
-    keys_.emplace_back(text, bytes);
+    keys_.push_back(checked({text, bytes}));
     return true;
   }
   bool EndObject(unsigned) {
@@ -53,7 +54,8 @@ class JsonBuilder {
   bool StartArray() { return open(); }
   bool EndArray(unsigned) { return add(close()); }
 
-  [[nodiscard]] bool too_large() const { return too_large_; }  ///< a number that no double can hold came
+  [[nodiscard]] bool half_a_pair() const { return half_a_pair_; }  ///< a text with half a surrogate pair came
+  [[nodiscard]] bool too_large() const { return too_large_; }      ///< a number that no double can hold came
   [[nodiscard]] bool too_deep() const { return levels_.size() > kJsonDepth; }
   [[nodiscard]] Json take() { return std::move(root_); }
 
@@ -75,6 +77,12 @@ class JsonBuilder {
     }
     return true;
   }
+  /// RapidJSON checks what is written in UTF-8, but takes an escaped second half of a surrogate pair that has no first.
+  std::string checked(std::string_view text) {
+    for (auto at = text.find('\xed'); at < text.size() && !half_a_pair_; at = text.find('\xed', at + 1))
+      half_a_pair_ = first_code_point(text.substr(at)).bytes == 0;
+    return std::string(text);
+  }
   /// Not by RapidJSON, which takes 0e40 for -2.4e229: it counts the leading zeros of a zero.
   Json number(std::string_view text) {
     const char* const end = text.data() + text.size();
@@ -93,6 +101,7 @@ class JsonBuilder {
     return 0.0;
   }
 
+  bool half_a_pair_ = false;
   bool too_large_ = false;
   Json root_;
   std::vector<std::vector<Json>> levels_;  // values of the arrays and objects that are open
@@ -114,6 +123,8 @@ class JsonBuilder {
                          detail::kJsonDepth);
   require<ProtocolError>(!result.IsError(), "{} is not valid JSON: {} (at byte {})", what,
                          rapidjson::GetParseError_En(result.Code()), result.Offset());
+  require<ProtocolError>(!builder.half_a_pair(),
+                         "{} is not valid JSON: a text in it holds half a surrogate pair", what);
   require<ProtocolError>(!builder.too_large(), "{} is refused: it holds a number larger than any double",
                          what);
   // The reader takes a zero byte for the text's end.
