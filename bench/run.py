@@ -71,7 +71,7 @@ def records(command, settings, timeout=600):
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["no message"]
         named = [line for line in lines if re.search(r"(Error|Exception|Compiler)\b.*:", line)]
         raise Failed(f"status {done.returncode}: {(named or lines)[-1].strip()[:300]}")
-    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{") and line.endswith("}")]
+    found = [json.loads(line) for line in done.stdout.splitlines() if line.startswith('{"')]
     if not found:
         raise Failed("printed no line of JSON")
     return found
