@@ -42,7 +42,9 @@ struct LinearPointwise {
 /// add it on its way: one pass over the result instead of three.
 [[nodiscard]] inline at::Tensor biased_product(const at::Tensor& x, const at::Tensor& in_out,
                                                const at::Tensor& bias) {
-  if (!detail::LinearPointwise::serves(x)) return at::addmm(bias, x, in_out);
+  // Of a slice of a fused weight oneDNN's layer has its slow reference alone.
+  const bool dense = in_out.is_contiguous() || in_out.t().is_contiguous();
+  if (!dense || !detail::LinearPointwise::serves(x)) return at::addmm(bias, x, in_out);
   return detail::LinearPointwise::operation()->call(x, in_out.t(), bias, "none",
                                                     c10::List<std::optional<at::Scalar>>(), "");
 }
