@@ -27,11 +27,9 @@ struct LinearPointwise {
     }();
     return found;
   }
-  /// Whether oneDNN multiplies these as it should: bfloat16 on a processor that has vectors for it, without a graph, and
-  /// both dense, since for columns of a wider weight it falls back to a plain loop that is hundreds of times as slow.
-  [[nodiscard]] static bool serves(const at::Tensor& x, const at::Tensor& in_out) {
+  /// Whether oneDNN multiplies these as it should: bfloat16 on a processor that has vectors for it, without a graph.
+  [[nodiscard]] static bool serves(const at::Tensor& x) {
     return !c10::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kBFloat16 &&
-           x.is_contiguous() && (in_out.is_contiguous() || in_out.t().is_contiguous()) &&
            simd::best_isa() >= simd::Isa::kAvx512 && operation().has_value();
   }
 };
@@ -46,7 +44,7 @@ struct LinearPointwise {
                                                const at::Tensor& bias) {
   // Of a slice of a fused weight oneDNN's layer has its slow reference alone.
   const bool dense = in_out.is_contiguous() || in_out.t().is_contiguous();
-  if (!dense || !detail::LinearPointwise::serves(x, in_out)) return at::addmm(bias, x, in_out);
+  if (!dense || !detail::LinearPointwise::serves(x)) return at::addmm(bias, x, in_out);
   return detail::LinearPointwise::operation()->call(x, in_out.t(), bias, "none",
                                                     c10::List<std::optional<at::Scalar>>(), "");
 }
