@@ -22,6 +22,7 @@
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/attention_kernel.hpp"
+#include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/biased_product.hpp"
 #include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/cross_entropy.hpp"

@@ -244,22 +244,25 @@ TEST_CASE("attention: bits do not depend on the number of threads, nor masks on 
   auto packed = Sequences::of(lengths), alone = Sequences::of(one);
   packed.samples = {7, 3, 5};
   alone.samples = {3};
-  const at::Tensor qkv = random({packed.rows(), 3 * 24}, 1), d = random({packed.rows(), 24}, 2);
   const ops::AttentionOptions options{.heads = 2, .scale = 0.3, .dropout = 0.3, .key = 4};
   const auto run = [&](const Sequences& s, const at::Tensor& t, const at::Tensor& dout) {
     return by_kernel(t.narrow(1, 0, 24), t.narrow(1, 24, 24), t.narrow(1, 48, 24), dout,
                      ops::AttentionPlan::of(s), options);
   };
   const int threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const auto single = run(packed, qkv, d);
-  at::set_num_threads(3);
-  const auto several = run(packed, qkv, d);
-  at::set_num_threads(threads);
-  const auto lone = run(alone, qkv.narrow(0, 20, 41), d.narrow(0, 20, 41));
-  for (const auto part : {&Gradients::out, &Gradients::dq, &Gradients::dk, &Gradients::dv}) {
-    CHECK(at::equal(single.*part, several.*part));
-    CHECK(at::equal((single.*part).narrow(0, 20, 41), lone.*part));
+  for (const auto type : {at::kFloat, at::kBFloat16}) {
+    const at::Tensor qkv = random({packed.rows(), 3 * 24}, 1).to(type),
+                     d = random({packed.rows(), 24}, 2).to(type);
+    at::set_num_threads(1);
+    const auto single = run(packed, qkv, d);
+    at::set_num_threads(3);
+    const auto several = run(packed, qkv, d);
+    at::set_num_threads(threads);
+    const auto lone = run(alone, qkv.narrow(0, 20, 41), d.narrow(0, 20, 41));
+    for (const auto part : {&Gradients::out, &Gradients::dq, &Gradients::dk, &Gradients::dv}) {
+      CHECK(at::equal(single.*part, several.*part));
+      CHECK(at::equal((single.*part).narrow(0, 20, 41), lone.*part));
+    }
   }
 }
 

@@ -41,7 +41,7 @@ template <class F>
 void for_each_isa(F&& f) {
   using offsite::simd::Isa;
   const Isa best = offsite::simd::best_isa();
-  for (const auto isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512}) {
+  for (const auto isa : {Isa::kGeneric, Isa::kAvx2, Isa::kAvx512, Isa::kAvx512Bf16}) {
     if (isa > best) continue;
     offsite::simd::chosen_isa() = isa;
     INFO("instruction set ", static_cast<int>(isa));

@@ -231,7 +231,7 @@ void run_attention(const AttentionTensors& t, const AttentionPlan& plan, const A
             .scratch = nullptr,
         };
         task.scratch = simd::Scratch::floats(task.scratch_size(kBackward));
-        simd::run<AttentionKernel<kBackward>>(task);
+        simd::run<AttentionKernel<kBackward, T>>(task);
       }
   });
 }

@@ -5,7 +5,9 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
+#include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/simd.hpp"
 
@@ -40,120 +42,56 @@ struct AttentionTask {
   }
   [[nodiscard]] std::int64_t scratch_size(bool backward) const {
     const auto length = simd::round_up(keys + prefix_keys, simd::kLanes),
-               d = simd::round_up(depth, simd::kLanes);
-    return (backward ? 2 : 1) * kQueryBlock * length + (backward ? 6 : 3) * length * d + 3 * kQueryBlock * d;
+               d = simd::round_up(depth, 2 * simd::kLanes);
+    return (backward ? 5 : 2) * kQueryBlock * length + (backward ? 6 : 4) * length * d + 4 * kQueryBlock * d;
   }
 };
 
-/// C[m, n] (+)= A[m, k] B[k, n] in tiles that stay in registers; m a multiple of 4, n of 16. A by strides.
-template <simd::Isa isa>
-struct SmallProduct {
-  // 4 x 4 vectors fill 16 of AVX-512's 32 registers; the other sets have 16, each half as wide or less.
-  static constexpr int kWide = isa == simd::Isa::kAvx512 ? 4 : 1;
+template <bool kBackward, class T>
+struct AttentionKernel {
+  static constexpr bool kMultipliesBFloat16 = std::is_same_v<T, simd::BFloat16>;
 
-  template <int kVectors>
-  [[gnu::always_inline]] static void tile(const float* a, std::int64_t a_row, std::int64_t a_column,
-                                          const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                                          std::int64_t k, bool add) {
-    simd::Floats::Raw sum[4][kVectors];
+  /// The keys from, ..., to - 1 that one query of a strip sees.
+  struct Range {
+    std::int64_t from = 0, to = 0;
+  };
+
+  /// p[j] = value for the keys before and after the range, up to whole vectors and n.
+  [[gnu::always_inline]] static void fill_outside(float* p, const Range& range, std::int64_t n, float value) {
+    const simd::Ints lanes = simd::iota().bits_as<std::int32_t>();
+    for (std::int64_t j = 0; j < range.from; j += simd::kLanes)
+      simd::store(p + j, select(lanes < static_cast<std::int32_t>(range.from - j), value, simd::load(p + j)));
+    for (auto j = range.to / simd::kLanes * simd::kLanes; j < n; j += simd::kLanes)
+      simd::store(p + j, select(lanes >= static_cast<std::int32_t>(range.to - j), value, simd::load(p + j)));
+  }
+
+  /// Scores of a strip of four queries over `n` padded keys -> exponentials of scale * score - shift, 0 outside
+  /// the ranges. Forward: `shift` becomes the largest scaled score and `total` the sums.
+  [[gnu::always_inline]] static void softmax(float* p, std::int64_t ld, const Range (&ranges)[4],
+                                             std::int64_t n, float scale, float (&shift)[4],
+                                             float (&total)[4]) {
+    for (int r = 0; r < 4; ++r) fill_outside(p + r * ld, ranges[r], n, -1e30f);
+    if constexpr (!kBackward) {
+      simd::Floats top[4];
+      for (int r = 0; r < 4; ++r) top[r] = simd::load(p + r * ld);
+      for (std::int64_t j = simd::kLanes; j < n; j += simd::kLanes)
 #pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        sum[r][v] = add ? simd::load(c + r * ldc + simd::kLanes * v).raw : simd::Floats::Raw{};
-    for (std::int64_t i = 0; i < k; ++i) {
-      simd::Floats::Raw row[kVectors];
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) row[v] = simd::load(b + i * ldb + simd::kLanes * v).raw;
+        for (int r = 0; r < 4; ++r) top[r] = simd::max(top[r], simd::load(p + r * ld + j));
+      for (int r = 0; r < 4; ++r) shift[r] = simd::max(top[r]) * scale;
+    }
+    const simd::Floats base[4] = {shift[0], shift[1], shift[2], shift[3]};
+    simd::Floats sums[4];
+    for (std::int64_t j = 0; j < n; j += simd::kLanes)
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const float x = a[r * a_row + i * a_column];
-#pragma GCC unroll 4
-        for (int v = 0; v < kVectors; ++v) sum[r][v] += x * row[v];
+        const simd::Floats e = simd::exp(simd::load(p + r * ld + j) * scale - base[r]);
+        if constexpr (!kBackward) sums[r] += e;
+        simd::store(p + r * ld + j, e);
       }
+    for (int r = 0; r < 4; ++r) {
+      if constexpr (!kBackward) total[r] = simd::sum(sums[r]);
+      fill_outside(p + r * ld, ranges[r], n, 0);
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < 4; ++r)
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) simd::store(c + r * ldc + simd::kLanes * v, simd::Floats(sum[r][v]));
-  }
-
-  [[gnu::always_inline]] static void run(const float* a, std::int64_t a_row, std::int64_t a_column,
-                                         const float* b, std::int64_t ldb, float* c, std::int64_t ldc,
-                                         std::int64_t m, std::int64_t n, std::int64_t k, bool add) {
-    constexpr std::int64_t kColumns = kWide * simd::kLanes;
-    for (std::int64_t i = 0; i < m; i += 4) {
-      std::int64_t j = 0;
-      for (; j + kColumns <= n; j += kColumns)
-        tile<kWide>(a + i * a_row, a_row, a_column, b + j, ldb, c + i * ldc + j, ldc, k, add);
-      for (; j < n; j += simd::kLanes)
-        tile<1>(a + i * a_row, a_row, a_column, b + j, ldb, c + i * ldc + j, ldc, k, add);
-    }
-  }
-};
-
-/// Copies between packed rows of any type and float32 rows whose width is padded with zeros to whole vectors.
-struct PaddedRows {
-  template <class T>
-  [[gnu::always_inline]] static void read(const T* from, std::int64_t ld, std::int64_t rows,
-                                          std::int64_t depth, float* to) {
-    const auto whole = depth / simd::kLanes * simd::kLanes, padded = simd::round_up(depth, simd::kLanes);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t d = 0; d < whole; d += simd::kLanes)
-        simd::store(to + i * padded + d, simd::load(from + i * ld + d));
-      if (whole < depth)
-        simd::store(to + i * padded + whole, simd::load_some(from + i * ld + whole, depth - whole));
-    }
-  }
-  template <class T>
-  [[gnu::always_inline]] static void write(const float* from, T* to, std::int64_t ld, std::int64_t rows,
-                                           std::int64_t depth) {
-    const auto whole = depth / simd::kLanes * simd::kLanes, padded = simd::round_up(depth, simd::kLanes);
-    for (std::int64_t i = 0; i < rows; ++i) {
-      for (std::int64_t d = 0; d < whole; d += simd::kLanes)
-        simd::store(to + i * ld + d, simd::load(from + i * padded + d));
-      if (whole < depth)
-        simd::store_some(to + i * ld + whole, simd::load(from + i * padded + whole), depth - whole);
-    }
-  }
-  [[gnu::always_inline]] static void clear(float* to, std::int64_t count) {
-    std::memset(to, 0, static_cast<std::size_t>(count) * sizeof(float));
-  }
-  /// (rows, columns) -> (columns, rows) in rows of `ld`; both multiples of 16.
-  [[gnu::always_inline]] static void transpose(const float* from, float* to, std::int64_t rows,
-                                               std::int64_t columns, std::int64_t ld) {
-    for (std::int64_t i = 0; i < rows; i += simd::kLanes)
-      for (std::int64_t d = 0; d < columns; ++d)
-        for (int e = 0; e < simd::kLanes; ++e) to[d * ld + i + e] = from[(i + e) * columns + d];
-  }
-};
-
-template <bool kBackward>
-struct AttentionKernel {
-  /// Scores of one query over `n` padded keys -> probabilities, of which `from` .. `to` count.
-  [[gnu::always_inline]] static void softmax(float* p, std::int64_t from, std::int64_t to, std::int64_t n,
-                                             float scale, float* lse) {
-    for (std::int64_t j = 0; j < from; ++j) p[j] = -1e30f;
-    for (auto j = to; j < n; ++j) p[j] = -1e30f;
-    float shift = *lse;
-    if constexpr (!kBackward) {
-      simd::Floats top = simd::load(p);
-      for (std::int64_t j = simd::kLanes; j < n; j += simd::kLanes) top = simd::max(top, simd::load(p + j));
-      shift = simd::max(top) * scale;
-    }
-    simd::Floats total{};
-    for (std::int64_t j = 0; j < n; j += simd::kLanes) {
-      const simd::Floats e = simd::exp(simd::load(p + j) * scale - shift);
-      total += e;
-      simd::store(p + j, e);
-    }
-    if constexpr (!kBackward) {
-      const float denominator = simd::sum(total), factor = 1.0f / denominator;
-      *lse = shift + std::log(denominator);
-      for (std::int64_t j = 0; j < n; j += simd::kLanes) simd::store(p + j, simd::load(p + j) * factor);
-    }
-    for (std::int64_t j = 0; j < from; ++j) p[j] = 0;
-    for (auto j = to; j < n; ++j) p[j] = 0;
   }
 
   /// p[j] += slope (j - own), where `own` is the query's place among the keys.
@@ -170,106 +108,179 @@ struct AttentionKernel {
       simd::store(p + j, simd::load(p + j) * mask.factors(first + j));
   }
 
-  /// Working memory; rows of keys and values are padded to whole vectors, and so is their number.
+  /// dS = P (dP - <P, dP>) scale in place of dP, for a strip of four queries.
+  [[gnu::always_inline]] static void score_gradients(const float* p, float* dp, std::int64_t ld,
+                                                     std::int64_t n, float scale) {
+    simd::Floats products[4];
+    for (std::int64_t j = 0; j < n; j += simd::kLanes)
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) products[r] += simd::load(p + r * ld + j) * simd::load(dp + r * ld + j);
+    const simd::Floats mean[4] = {simd::sum(products[0]), simd::sum(products[1]), simd::sum(products[2]),
+                                  simd::sum(products[3])};
+    for (std::int64_t j = 0; j < n; j += simd::kLanes)
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r)
+        simd::store(dp + r * ld + j,
+                    simd::load(p + r * ld + j) * (simd::load(dp + r * ld + j) - mean[r]) * scale);
+  }
+
+  /// Working memory: rows as wide as `width` cells, keys padded to `length`. For products over depth cells lie
+  /// in rows, for those over keys or queries in `.._pairs`: the same memory where a cell is one number.
+  template <class Cell>
   struct Buffers {
-    std::int64_t d = 0, length = 0;
-    float *p = nullptr, *q = nullptr, *o = nullptr, *k = nullptr, *v = nullptr, *kt = nullptr;
-    float *dp = nullptr, *dq = nullptr, *vt = nullptr, *dk = nullptr, *dv = nullptr;
+    std::int64_t width = 0, length = 0;
+    float *p = nullptr, *dp = nullptr, *o = nullptr, *dk = nullptr, *dv = nullptr;
+    Cell *q = nullptr, *dout = nullptr, *k = nullptr, *v = nullptr, *kt = nullptr, *vt = nullptr;
+    Cell *q_pairs = nullptr, *dout_pairs = nullptr, *k_pairs = nullptr, *v_pairs = nullptr;
+    Cell *p_row = nullptr, *p_pairs = nullptr, *ds_row = nullptr, *ds_pairs = nullptr;
   };
 
-  template <simd::Isa isa, class T>
+  template <simd::Isa isa>
   [[gnu::always_inline]] static void run(const AttentionTask<T>& t) {
+    using P = Products<isa, T>;
+    using Cell = typename P::Cell;
     const auto seen_keys = t.prefix_keys + t.keys;
-    Buffers b{.d = simd::round_up(t.depth, simd::kLanes), .length = simd::round_up(seen_keys, simd::kLanes)};
-    const auto d = b.d, length = b.length;
+    Buffers<Cell> b{.width = simd::round_up(t.depth, P::kPack * simd::kLanes) / P::kPack,
+                    .length = simd::round_up(seen_keys, simd::kLanes)};
+    const auto width = b.width, length = b.length, d = width * P::kPack;
     float* at = t.scratch;
     const auto take = [&at](std::int64_t count) __attribute__((always_inline)) {
       float* part = at;
       at += count;
       return part;
     };
+    const auto cells = [&take](std::int64_t count) __attribute__((always_inline)) {
+      return reinterpret_cast<Cell*>(take(count));
+    };
+    // `count` cells that hold what `same` holds, in pairs of the other direction
+    const auto pairs = [&](auto* same, std::int64_t count) __attribute__((always_inline)) {
+      if constexpr (P::kPack == 1)
+        return same;
+      else
+        return cells(count);
+    };
     b.p = take(kQueryBlock * length);
-    b.q = take(kQueryBlock * d);
     b.o = take(kQueryBlock * d);
-    b.k = take(length * d);
-    b.v = take(length * d);
-    b.kt = take(length * d);
+    b.q = cells(kQueryBlock * width);
+    b.k = cells(length * width);
+    b.v = cells(length * width);
+    b.kt = cells(length * width);
+    b.v_pairs = pairs(b.v, length * width);
+    b.p_row = pairs(b.p, kQueryBlock / P::kPack * length);
     if constexpr (kBackward) {
       b.dp = take(kQueryBlock * length);
-      b.dq = take(kQueryBlock * d);
-      b.vt = take(length * d);
       b.dk = take(length * d);
       b.dv = take(length * d);
+      b.dout = cells(kQueryBlock * width);
+      b.vt = cells(length * width);
+      b.k_pairs = pairs(b.k, length * width);
+      b.q_pairs = pairs(b.q, kQueryBlock * width);
+      b.dout_pairs = pairs(b.dout, kQueryBlock * width);
+      b.p_pairs = b.p_row;
+      b.ds_row = pairs(b.dp, kQueryBlock / P::kPack * length);
+      b.ds_pairs = pairs(b.dp, kQueryBlock / P::kPack * length);
       PaddedRows::clear(b.dk, length * d);
       PaddedRows::clear(b.dv, length * d);
     }
     // Keys before every query's window stay unread: a long cache costs no more than its window.
     const auto unseen = t.queries > 0 ? t.first_key(0) / simd::kLanes * simd::kLanes : 0;
     const auto skip = std::min(unseen, t.prefix_keys), own = unseen - skip;
-    PaddedRows::read(t.prefix_k + skip * t.ldk, t.ldk, t.prefix_keys - skip, t.depth, b.k + skip * d);
-    PaddedRows::read(t.prefix_v + skip * t.ldv, t.ldv, t.prefix_keys - skip, t.depth, b.v + skip * d);
-    PaddedRows::read(t.k + own * t.ldk, t.ldk, t.keys - own, t.depth, b.k + (t.prefix_keys + own) * d);
-    PaddedRows::read(t.v + own * t.ldv, t.ldv, t.keys - own, t.depth, b.v + (t.prefix_keys + own) * d);
-    PaddedRows::clear(b.k + seen_keys * d, (length - seen_keys) * d);
-    PaddedRows::clear(b.v + seen_keys * d, (length - seen_keys) * d);
-    PaddedRows::transpose(b.k + unseen * d, b.kt + unseen, length - unseen, d, length);
-    if constexpr (kBackward)
-      PaddedRows::transpose(b.v + unseen * d, b.vt + unseen, length - unseen, d, length);
+    const auto begin = unseen * width;
+    P::read(t.prefix_k + skip * t.ldk, t.ldk, t.prefix_keys - skip, t.depth, b.k + skip * width,
+            t.prefix_keys - skip);
+    P::read(t.prefix_v + skip * t.ldv, t.ldv, t.prefix_keys - skip, t.depth, b.v + skip * width,
+            t.prefix_keys - skip);
+    P::read(t.k + own * t.ldk, t.ldk, t.keys - own, t.depth, b.k + (t.prefix_keys + own) * width,
+            length - t.prefix_keys - own);
+    P::read(t.v + own * t.ldv, t.ldv, t.keys - own, t.depth, b.v + (t.prefix_keys + own) * width,
+            length - t.prefix_keys - own);
+    PaddedRows::transpose(b.k + begin, b.kt + unseen, length - unseen, width, length);
+    P::pair_rows(b.v + begin, length - unseen, width, b.v_pairs + begin);
+    if constexpr (kBackward) {
+      PaddedRows::transpose(b.v + begin, b.vt + unseen, length - unseen, width, length);
+      P::pair_rows(b.k + begin, length - unseen, width, b.k_pairs + begin);
+    }
 
     for (std::int64_t head = 0; head < t.heads; ++head)
       for (std::int64_t first = 0; first < t.queries; first += kQueryBlock)
-        run_queries<isa>(t, b, head, first, std::min(kQueryBlock, t.queries - first));
+        run_queries<P>(t, b, head, first, std::min(kQueryBlock, t.queries - first));
 
     if constexpr (kBackward) {
-      PaddedRows::write(b.dk, t.dk, t.lddk, t.keys, t.depth);
-      PaddedRows::write(b.dv, t.dv, t.lddv, t.keys, t.depth);
+      P::write(b.dk, d, t.dk, t.lddk, t.keys, t.depth, nullptr);
+      P::write(b.dv, d, t.dv, t.lddv, t.keys, t.depth, nullptr);
     }
   }
 
-  /// Queries first .. first + rows - 1 of one head, over the keys that one of them sees.
-  template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void run_queries(const AttentionTask<T>& t, const Buffers& buffers,
+  /// Queries first .. first + rows - 1 of one head, over the keys that one of them sees. Strips of four rows
+  /// leave out the keys after the last of the four.
+  template <class P, class Cell>
+  [[gnu::always_inline]] static void run_queries(const AttentionTask<T>& t, const Buffers<Cell>& buffers,
                                                  std::int64_t head, std::int64_t first, std::int64_t rows) {
-    using Product = SmallProduct<isa>;
-    const Buffers b = buffers;
-    const auto d = b.d, length = b.length, m = simd::round_up(rows, 4);
-    const auto begin = t.first_key(first) / simd::kLanes * simd::kLanes;  // positions ascend
-    const auto n = simd::round_up(t.position[first + rows - 1] + 1 - begin, simd::kLanes);
+    const Buffers<Cell> b = buffers;
+    const auto width = b.width, d = width * P::kPack, length = b.length, m = simd::round_up(rows, 4);
+    const auto begin = t.first_key(first) / simd::kLanes * simd::kLanes;      // positions ascend
+    const auto seen = [&](std::int64_t row) __attribute__((always_inline)) {  // by the strip from `row` on
+      return simd::round_up(t.position[first + std::min(row + 4, rows) - 1] + 1 - begin, simd::kLanes);
+    };
     const auto* masks = t.masks ? t.masks + head * t.queries + first : nullptr;
-    PaddedRows::read(t.q + head * t.q_head + first * t.ldq, t.ldq, rows, t.depth, b.q);
-    PaddedRows::clear(b.q + rows * d, (m - rows) * d);
-    Product::run(b.q, d, 1, b.kt + begin, length, b.p, length, m, n, d, false);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const auto own = t.position[first + r] - begin;
-      if (t.slopes) add_bias(b.p + r * length, n, own, t.slopes[head] / t.scale);
-      softmax(b.p + r * length, t.first_key(first + r) - begin, own + 1, n, t.scale,
-              t.lse + (first + r) * t.ldl + head);
-    }
-    for (auto r = rows; r < m; ++r) PaddedRows::clear(b.p + r * length, n);
-    if constexpr (!kBackward) {
-      for (std::int64_t r = 0; r < rows && masks; ++r) drop(b.p + r * length, begin, n, masks[r]);
-      Product::run(b.p, length, 1, b.v + begin * d, d, b.o, d, m, d, n, false);
-      PaddedRows::write(b.o, t.out + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth);
-    } else {
-      PaddedRows::read(t.dout + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, b.o);
-      PaddedRows::clear(b.o + rows * d, (m - rows) * d);
-      Product::run(b.o, d, 1, b.vt + begin, length, b.dp, length, m, n, d, false);
-      for (std::int64_t r = 0; r < m; ++r) {  // dS = P (M dP - <P, M dP>) scale, for a mask M; P becomes M P
-        float *pr = b.p + r * length, *dpr = b.dp + r * length;
-        const DropoutRow* mask = masks && r < rows ? masks + r : nullptr;
-        if (mask) drop(dpr, begin, n, *mask);
-        simd::Floats product{};
-        for (std::int64_t j = 0; j < n; j += simd::kLanes)
-          product += simd::load(pr + j) * simd::load(dpr + j);
-        const float mean = simd::sum(product);
-        for (std::int64_t j = 0; j < n; j += simd::kLanes)
-          simd::store(dpr + j, simd::load(pr + j) * (simd::load(dpr + j) - mean) * t.scale);
-        if (mask) drop(pr, begin, n, *mask);
+    float factors[kQueryBlock];
+    P::read(t.q + head * t.q_head + first * t.ldq, t.ldq, rows, t.depth, b.q, m);
+    if constexpr (kBackward)
+      P::read(t.dout + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, b.dout, m);
+    for (std::int64_t i = 0; i < m; i += 4) {
+      const auto n = seen(i);
+      float *p = b.p + i * length, *dp = b.dp + i * length;
+      P::run(b.q + i * width, width, 1, b.kt + begin, length, p, length, 4, n, width, false);
+      if constexpr (kBackward)
+        P::run(b.dout + i * width, width, 1, b.vt + begin, length, dp, length, 4, n, width, false);
+      const auto end = std::min<std::int64_t>(4, rows - i);
+      Range ranges[4];  // empty past the last row: those become 0
+      float shift[4] = {}, total[4] = {};
+      for (std::int64_t r = 0; r < end; ++r) {
+        const auto own = t.position[first + i + r] - begin;
+        ranges[r] = {std::max<std::int64_t>(0, t.first_key(first + i + r) - begin), own + 1};
+        if constexpr (kBackward) shift[r] = t.lse[(first + i + r) * t.ldl + head];
+        if (t.slopes) add_bias(p + r * length, n, own, t.slopes[head] / t.scale);
       }
-      Product::run(b.p, 1, length, b.o, d, b.dv + begin * d, d, n, d, m, true);
-      Product::run(b.dp, length, 1, b.k + begin * d, d, b.dq, d, m, d, n, false);
-      PaddedRows::write(b.dq, t.dq + head * t.dq_head + first * t.lddq, t.lddq, rows, t.depth);
-      Product::run(b.dp, 1, length, b.q, d, b.dk + begin * d, d, n, d, m, true);
+      softmax(p, length, ranges, n, t.scale, shift, total);
+      if constexpr (kBackward) {  // for a mask M: dS = P (M dP - <P, M dP>) scale, and P becomes M P
+        for (std::int64_t r = 0; r < end && masks; ++r) drop(dp + r * length, begin, n, masks[i + r]);
+        score_gradients(p, dp, length, n, t.scale);
+      }
+      for (std::int64_t r = 0; r < end; ++r) {
+        if (masks) drop(p + r * length, begin, n, masks[i + r]);
+        if constexpr (kBackward) continue;
+        factors[i + r] = 1.0f / total[r];
+        t.lse[(first + i + r) * t.ldl + head] = shift[r] + std::log(total[r]);
+      }
+      // four rows of cells in a row, two of cells in pairs
+      Cell* row = (kBackward ? b.ds_row : b.p_row) + i / P::kPack * length;
+      const auto cells = length / P::kPack;
+      for (int r = 0; r < 4; ++r) P::pack((kBackward ? dp : p) + r * length, n, row + r * cells);
+      if constexpr (kBackward) {
+        for (int r = 0; r < 4; r += 2) {
+          P::pack_rows(p + r * length, length, n, b.p_pairs + (i + r) / P::kPack * length);
+          P::pack_rows(dp + r * length, length, n, b.ds_pairs + (i + r) / P::kPack * length);
+        }
+      }
+      P::run(row, cells, 1, (kBackward ? b.k_pairs : b.v_pairs) + begin * width, d, b.o + i * d, d, 4, d,
+             n / P::kPack, false);
+    }
+    if constexpr (!kBackward) {
+      P::write(b.o, d, t.out + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, factors);
+    } else {
+      P::write(b.o, d, t.dq + head * t.dq_head + first * t.lddq, t.lddq, rows, t.depth, nullptr);
+      P::pair_rows(b.q, m, width, b.q_pairs);
+      P::pair_rows(b.dout, m, width, b.dout_pairs);
+      std::int64_t i = 0;  // the first strip that sees a key
+      for (std::int64_t key = 0, n = seen(m - 4); key < n; key += simd::kLanes) {
+        while (seen(i) <= key) i += 4;
+        const auto from = i / P::kPack, count = (m - i) / P::kPack;
+        P::run(b.p_pairs + from * length + key, 1, length, b.dout_pairs + from * d, d,
+               b.dv + (begin + key) * d, d, simd::kLanes, d, count, true);
+        P::run(b.ds_pairs + from * length + key, 1, length, b.q_pairs + from * d, d, b.dk + (begin + key) * d,
+               d, simd::kLanes, d, count, true);
+      }
     }
   }
 };

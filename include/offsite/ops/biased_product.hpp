@@ -30,7 +30,7 @@ struct LinearPointwise {
   /// Whether oneDNN multiplies these as it should: bfloat16 on a processor that has vectors for it, without a graph.
   [[nodiscard]] static bool serves(const at::Tensor& x) {
     return !c10::GradMode::is_enabled() && x.is_cpu() && x.scalar_type() == at::kBFloat16 &&
-           simd::best_isa() >= simd::Isa::kAvx512 && operation().has_value();
+           simd::best_isa() >= simd::Isa::kAvx512Bf16 && operation().has_value();
   }
 };
 

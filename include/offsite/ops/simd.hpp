@@ -69,11 +69,20 @@ template <class T>
   a += b;
   return (a[0] + a[2]) + (a[1] + a[3]);
 }
-/// The largest lane; NaN lanes count only if the first one is.
+/// The largest lane; any of them if one is NaN.
 [[gnu::always_inline]] inline float max(const Floats& v) {
-  float m = v.raw[0];
-  for (int i = 1; i < kLanes; ++i) m = v.raw[i] > m ? v.raw[i] : m;
-  return m;
+  using Eight [[gnu::vector_size(32)]] = float;
+  using Four [[gnu::vector_size(16)]] = float;
+  Eight low, high;
+  std::memcpy(&low, &v.raw, sizeof low);
+  std::memcpy(&high, reinterpret_cast<const char*>(&v.raw) + sizeof low, sizeof high);
+  low = low > high ? low : high;
+  Four a, b;
+  std::memcpy(&a, &low, sizeof a);
+  std::memcpy(&b, reinterpret_cast<const char*>(&low) + sizeof a, sizeof b);
+  a = a > b ? a : b;
+  const float even = a[0] > a[2] ? a[0] : a[2], odd = a[1] > a[3] ? a[1] : a[3];
+  return even > odd ? even : odd;
 }
 [[gnu::always_inline]] inline Floats max(const Floats& a, const Floats& b) { return select(a > b, a, b); }
 
