@@ -18,6 +18,7 @@
 #include "offsite/federation/owner.hpp"
 #include "offsite/federation/owner_options.hpp"
 #include "offsite/federation/owner_state.hpp"
+#include "offsite/federation/part_writer.hpp"
 #include "offsite/federation/run_summary.hpp"
 #include "offsite/federation/safetensors_bytes.hpp"
 #include "offsite/federation/split_difference.hpp"

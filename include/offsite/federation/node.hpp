@@ -54,7 +54,7 @@ class Node {
     waiting_.push_back(PartOpened{action.peer, action.blob, have, complete});
   }
   void perform(WritePart& action) {
-    journal_->write_part(action.peer, action.blob, action.offset, action.bytes);
+    journal_->write_part(action.peer, action.blob, action.offset, std::move(action.bytes));
   }
   void perform(FinishPart& action) {
     const bool good = journal_->finish_part(action.peer, action.blob);

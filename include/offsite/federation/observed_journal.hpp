@@ -33,13 +33,23 @@ class ObservedJournal {
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
                   std::span<const std::byte> bytes) {
     journal_->write_part(peer, blob, offset, bytes);
-    if constexpr (requires { observer_.received(peer, blob, offset); })
-      observer_.received(peer, blob, offset + bytes.size());
+    tell(peer, blob, offset + bytes.size());
+  }
+  /// The same for journals that take the bytes over.
+  void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
+                  std::vector<std::byte>&& bytes) {
+    const auto size = bytes.size();
+    journal_->write_part(peer, blob, offset, std::move(bytes));
+    tell(peer, blob, offset + size);
   }
   bool finish_part(std::string_view peer, const Blob& blob) { return journal_->finish_part(peer, blob); }
   void drop_part(std::string_view peer, const Blob& blob) { journal_->drop_part(peer, blob); }
 
  private:
+  void tell(std::string_view peer, const Blob& blob, std::uint64_t have) {
+    if constexpr (requires { observer_.received(peer, blob, have); }) observer_.received(peer, blob, have);
+  }
+
   J* journal_;
   Observer observer_;
 };

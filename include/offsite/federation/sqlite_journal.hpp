@@ -10,8 +10,6 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
-#include <functional>
-#include <map>
 #include <memory>
 #include <span>
 #include <string>
@@ -21,6 +19,7 @@
 
 #include "offsite/core/error.hpp"
 #include "offsite/federation/journal.hpp"
+#include "offsite/federation/part_writer.hpp"
 #include "offsite/io/atomic_file.hpp"
 #include "offsite/io/json.hpp"
 #include "offsite/io/mapped_file.hpp"
@@ -154,39 +153,26 @@ class SqliteJournal {
   void drop(std::string_view sha256) { remove(blob_path(sha256)); }
 
   [[nodiscard]] std::uint64_t open_part(std::string_view peer, const Blob& blob) const {
+    const auto path = part_path(peer, blob);
+    parts_->settle();
     std::error_code missing;
-    const auto size = std::filesystem::file_size(part_path(peer, blob), missing);
+    const auto size = std::filesystem::file_size(path, missing);
     return missing || size > blob.bytes ? 0 : size;
   }
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
                   std::span<const std::byte> bytes) {
-    const auto path = part_path(peer, blob);
-    const int file = ::open(path.c_str(), O_CREAT | O_WRONLY | O_CLOEXEC, 0666);
-    int reason = file < 0 ? errno : 0;
-    if (reason == 0 && ::ftruncate(file, static_cast<off_t>(offset)) != 0) reason = errno;
-    hash(incoming_[path], offset, bytes);
-    const auto begin = static_cast<off_t>(offset);
-    const auto size = static_cast<off_t>(bytes.size());
-    while (reason == 0 && !bytes.empty()) {
-      const auto done = ::pwrite(file, bytes.data(), bytes.size(), static_cast<off_t>(offset));
-      if (done < 0 && errno == EINTR) continue;
-      if (done <= 0) reason = done < 0 ? errno : ENOSPC;
-      if (done > 0) {
-        bytes = bytes.subspan(static_cast<std::size_t>(done));
-        offset += static_cast<std::uint64_t>(done);
-      }
-    }
-    // The disk begins to write now, so that the sync at the end has little left to wait for.
-    if (reason == 0) ::sync_file_range(file, begin, size, SYNC_FILE_RANGE_WRITE);
-    if (file >= 0 && ::close(file) != 0 && reason == 0) reason = errno;
-    require(reason == 0, "cannot write {} ({} bytes wanted): {}", path.string(), blob.bytes,
-            std::strerror(reason));
+    write_part(peer, blob, offset, std::vector<std::byte>(bytes.begin(), bytes.end()));
+  }
+  /// The same without a copy. It is written meanwhile: what fails is told by the next call for this part.
+  void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
+                  std::vector<std::byte>&& bytes) {
+    parts_->write(part_path(peer, blob), offset, std::move(bytes));
   }
   bool finish_part(std::string_view peer, const Blob& blob) {
     const auto path = part_path(peer, blob);
-    auto incoming = incoming_.extract(path);
+    const auto sha256 = parts_->finish(path, blob.bytes);
     if (!std::filesystem::exists(path)) return false;
-    if (!has_hash(path, incoming ? &incoming.mapped() : nullptr, blob)) {
+    if (!has_hash(path, sha256, blob)) {
       remove(path);
       return false;
     }
@@ -203,7 +189,10 @@ class SqliteJournal {
   }
   void drop_part(std::string_view peer, const Blob& blob) {
     const auto path = part_path(peer, blob);
-    incoming_.erase(path);
+    try {
+      (void)parts_->finish(path, blob.bytes);
+    } catch (const ArgumentError&) {  // nothing more is wanted of it
+    }
     remove(path);
   }
 
@@ -238,24 +227,11 @@ class SqliteJournal {
     PRAGMA user_version = 1;
     COMMIT;)";
 
-  /// The hash of the first `bytes` of a part, made as they come: the last one need not wait for all.
-  struct Incoming {
-    Sha256 hash;
-    std::uint64_t bytes = 0;
-  };
-  static void hash(Incoming& incoming, std::uint64_t offset, std::span<const std::byte> bytes) {
-    if (offset == 0) incoming = {};
-    // A part that was begun before a restart, or goes on further back, is read again at its end.
-    if (offset != std::exchange(incoming.bytes, UINT64_MAX)) return;
-    incoming.hash.update(bytes);
-    incoming.bytes = offset + bytes.size();
-  }
-  [[nodiscard]] static bool has_hash(const std::filesystem::path& path, Incoming* incoming,
+  /// \param sha256  made while it came; empty = a part that was begun before a restart, or went back: it is read again
+  [[nodiscard]] static bool has_hash(const std::filesystem::path& path, const std::string& sha256,
                                      const Blob& blob) {
     const MappedFile file(path);
-    if (file.size() != blob.bytes) return false;
-    const bool hashed = incoming != nullptr && incoming->bytes == blob.bytes;
-    return (hashed ? incoming->hash.hex() : sha256_hex(file.bytes())) == blob.sha256;
+    return file.size() == blob.bytes && (sha256.empty() ? sha256_hex(file.bytes()) : sha256) == blob.sha256;
   }
 
   static std::filesystem::path made(std::filesystem::path folder) {
@@ -284,7 +260,7 @@ class SqliteJournal {
   std::filesystem::path folder_;
   std::unique_ptr<detail::FolderLock> lock_;
   std::unique_ptr<detail::Database> database_;
-  std::map<std::string, Incoming, std::less<>> incoming_;  // by the part's path
+  std::unique_ptr<PartWriter> parts_ = std::make_unique<PartWriter>();
 };
 
 static_assert(Journal<SqliteJournal>);
