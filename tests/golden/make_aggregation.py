@@ -1,8 +1,18 @@
-"""Writes aggregation/policies.json: two rounds of every policy on a small case, in NumPy and float64, by the papers' formulas."""
+"""Writes aggregation/policies.json: two rounds of every policy on a small case, in NumPy and float64, by the papers' formulas,
+and by Flower's strategies where those follow the papers too. Needs numpy and flwr 1.41.
+
+Flower departs from the papers, and we do not, in these: its FedAdam corrects the moments' bias, and it, FedYogi and FedAdagrad
+start v at 0 instead of tau^2 (Reddi et al., arXiv:2003.00295, algorithm 2); its Multi-Krum weights the chosen by their samples
+(Blanchard et al., arXiv:1703.02757, average them). Its Bulyan has to be told `to_keep=0`; by its defaults it fails.
+"""
 import json
+import logging
 from pathlib import Path
 
 import numpy as np
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.server import strategy
+from flwr.server.strategy import aggregate as functions
 
 rng = np.random.default_rng(5)
 n, clients = 6, 7
@@ -85,7 +95,32 @@ for name, policy in policies.items():
     for deltas in rounds:
         x = policy(x, state, deltas)
     results[name] = x.tolist()
+
+
+def by_flower(acting):
+    """Two rounds of a strategy of Flower's, in float32. Its clients return values, not changes."""
+    x = start.astype(np.float32)
+    for number, deltas in enumerate(rounds):
+        returned = [(None, FitRes(Status(Code.OK, ""), ndarrays_to_parameters([x + d.astype(np.float32)]), int(w), {}))
+                    for d, w in zip(deltas, weights)]
+        parameters, _ = acting.aggregate_fit(number + 1, returned, [])
+        x = parameters_to_ndarrays(parameters)[0]
+    return x.tolist()
+
+
+logging.disable(logging.CRITICAL)
+begin = {"initial_parameters": ndarrays_to_parameters([start.astype(np.float32)])}
+flower = {
+    "fedavg": strategy.FedAvg(**begin), "fedavgm": strategy.FedAvgM(server_learning_rate=1.0, server_momentum=0.9, **begin),
+    "trimmed": strategy.FedTrimmedAvg(beta=0.2, **begin), "median": strategy.FedMedian(**begin),
+    "krum": strategy.Krum(num_malicious_clients=1, num_clients_to_keep=0, **begin),
+    "bulyan": strategy.Bulyan(num_malicious_clients=1, first_aggregation_rule=functions.aggregate_krum, to_keep=0, **begin),
+}
+flower = {name: by_flower(acting) for name, acting in flower.items()}
+for name, values in flower.items():
+    assert np.abs(np.array(values) - results[name]).max() < 1e-6, name
 folder = Path(__file__).parent / "aggregation"
 folder.mkdir(exist_ok=True)
 (folder / "policies.json").write_text(json.dumps(
-    {"start": start.tolist(), "weights": weights, "rounds": [[d.tolist() for d in r] for r in rounds], "results": results}) + "\n")
+    {"start": start.tolist(), "weights": weights, "rounds": [[d.tolist() for d in r] for r in rounds], "results": results,
+     "flower": flower}) + "\n")
