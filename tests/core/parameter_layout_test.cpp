@@ -45,8 +45,8 @@ TEST_CASE("ParameterLayout: a hundred thousand tensors take no longer than their
   const ParameterLayout layout(tensors);
   std::int64_t sum = 0;
   for (const auto& tensor : tensors) sum += layout.find(tensor.name)->offset;
-  // Comparing each with each takes minutes; this takes some hundredths of a second, under sanitizers ten times that.
-  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 5);
+  // Far above what it takes, far below what comparing each with each would.
+  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 20);
   CHECK(sum == kCount * (kCount - 1));
 }
 
