@@ -91,6 +91,14 @@ TEST_CASE("Progress: quiet writes nothing; notes are lines; a resumed run's rate
   CHECK_THROWS_AS(Progress({.total = -1}), ArgumentError);
 }
 
+TEST_CASE("Progress: work that began before its report counts with its time") {
+  const auto text = written({.label = "train", .total = 100, .seconds = 4}, [](auto& progress) {
+    progress.update({.done = 2, .tokens = 100});
+    progress.finish();
+  });
+  CHECK(text == "train   2%  2/100 steps  3:16 left  0.5000 steps/s  25.0 tokens/s\n");
+}
+
 TEST_CASE("Progress: redraws in place on a terminal, within its width") {
   const auto work = [](auto& progress) {
     progress.update({.done = 0});

@@ -72,8 +72,11 @@ class TrainingReport {
  private:
   void on(const StepEvent& e) {
     if (!progress_)
-      progress_ = std::make_unique<Progress>(ProgressOptions{
-          .label = label_, .total = e.total, .begin = e.step - 1, .quiet = session_.common().quiet});
+      progress_ = std::make_unique<Progress>(ProgressOptions{.label = label_,
+                                                             .total = e.total,
+                                                             .begin = e.step - 1,
+                                                             .seconds = e.seconds,
+                                                             .quiet = session_.common().quiet});
     tokens_ += e.tokens;
     progress_->update({.done = e.step, .loss = e.loss, .tokens = tokens_});
   }

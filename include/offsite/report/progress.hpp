@@ -22,6 +22,7 @@ struct ProgressOptions {
   std::int64_t total = 0;       ///< units of all the work; 0 = unknown
   std::string unit = "steps";   ///< what is counted
   std::int64_t begin = 0;       ///< units done before this run, which say nothing about its rate
+  double seconds = 0;           ///< that the work has taken when the report is made, >= 0
   bool quiet = false;           ///< write nothing at all
   double redraw_seconds = 0.1;  ///< shortest time between two drawings on a terminal
   double line_seconds = 10;     ///< shortest time between two plain lines, where no terminal is
@@ -45,6 +46,8 @@ class BasicProgress {
       : options_(std::move(options)), terminal_(!options_.quiet && isatty(fileno(options_.out)) == 1) {
     require(options_.total >= 0, "the total of a progress report is {}, but cannot be negative",
             options_.total);
+    require(options_.seconds >= 0, "the work of a progress report is said to have taken {} seconds so far",
+            options_.seconds);
     last_.done = options_.begin;
   }
   BasicProgress(const BasicProgress&) = delete;
@@ -84,7 +87,7 @@ class BasicProgress {
 
  private:
   [[nodiscard]] double seconds() const {
-    return std::chrono::duration<double>(Clock::now() - started_).count();
+    return options_.seconds + std::chrono::duration<double>(Clock::now() - started_).count();
   }
 
   [[nodiscard]] std::int64_t columns() const {
