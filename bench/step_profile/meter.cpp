@@ -92,10 +92,12 @@ std::string product_of(const at::Tensor& a, const at::Tensor& b) {
 std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
   Call call{f.name(), {}};
   double flop = 0;
-  const bool product = call.name == "aten::mm", sum = call.name.starts_with("aten::addmm");
-  if (product || sum) {
+  const bool product = call.name == "aten::mm", sum = call.name.starts_with("aten::addmm"),
+             layer = call.name == "mkldnn::_linear_pointwise";  // its weight is (out, in)
+  if (product || sum || layer) {
     const auto inputs = f.inputs();
-    const auto &a = inputs[sum ? 1 : 0].toTensor(), &b = inputs[sum ? 2 : 1].toTensor();
+    const at::Tensor a = inputs[sum ? 1 : 0].toTensor(), second = inputs[sum ? 2 : 1].toTensor(),
+                     b = layer ? second.t() : second;
     call.shape = product_of(a, b);
     flop = 2.0 * static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) *
            static_cast<double>(b.size(1));
@@ -206,7 +208,7 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
         symbol.find("Kernel") == std::string::npos ? 0 : symbol.rfind("::", symbol.find("Kernel")) + 2;
     const auto name =
         symbol.substr(begin, std::min<std::size_t>(symbol.find_first_of("<>,( ", begin) - begin, 40));
-    if (has("AttentionKernel")) return {"attention", name};
+    if (has("AttentionKernel") || has("PairProducts") || has("FloatProducts")) return {"attention", name};
     if (has("Activation") || has("Gated")) return {"activations", name};
     if (has("Norm")) return {"norms", name};
     if (has("LogSumExp")) return {"loss and head", name};
