@@ -1,5 +1,7 @@
 // Our kernels beside the operators of ATen that they replace, by Google Benchmark: 16 sequences of SciQ's lengths packed
 // into 1,856 rows, GPT-2-small's widths. The last part of a name is the type; docs/benchmarks.md compares the real times.
+// Where ATen has no operator of its own (rotary embeddings, norms by root mean squares on CPUs), it is those that PyTorch's
+// models are made of. Layer norms are ATen's own here.
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 #include <c10/core/GradMode.h>
@@ -13,6 +15,11 @@
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/cross_entropy.hpp"
+#include "offsite/ops/dropout.hpp"
+#include "offsite/ops/embedding.hpp"
+#include "offsite/ops/gated_mlp.hpp"
+#include "offsite/ops/rms_norm.hpp"
+#include "offsite/ops/rope.hpp"
 
 namespace {
 
@@ -25,26 +32,122 @@ std::int64_t rows() { return std::accumulate(std::begin(kLengths), std::end(kLen
 
 at::Tensor random(at::IntArrayRef shape, at::ScalarType type) { return at::randn(shape).to(type); }
 
+template <Activation kForm>
+at::Tensor forward_of(const at::Tensor& x) {
+  return kForm == Activation::kGeluTanh ? at::gelu(x, "tanh") : at::silu(x);
+}
+template <Activation kForm>
+at::Tensor backward_of(const at::Tensor& d, const at::Tensor& x) {
+  return kForm == Activation::kGeluTanh ? at::gelu_backward(d, x, "tanh") : at::silu_backward(d, x);
+}
+
+template <Activation kForm>
 void activation_forward(benchmark::State& state, at::ScalarType type, bool ours) {
   const at::Tensor x = random({rows(), kInner}, type);
   at::Tensor y = at::empty_like(x);
   for (auto _ : state) {
     if (ours) {
-      ops::activation_out(x, Activation::kGeluTanh, y);
+      ops::activation_out(x, kForm, y);
     } else {
-      at::gelu_out(y, x, "tanh");
+      benchmark::DoNotOptimize(y = forward_of<kForm>(x));
     }
   }
 }
 
+template <Activation kForm>
 void activation_backward(benchmark::State& state, at::ScalarType type, bool ours) {
-  const at::Tensor x = random({rows(), kInner}, type);
-  at::Tensor d = random({rows(), kInner}, type), dx = at::empty_like(d);
+  const at::Tensor x = random({rows(), kInner}, type), kept = random({rows(), kInner}, type);
+  at::Tensor d = kept.clone();
   for (auto _ : state) {
     if (ours) {
-      ops::activation_backward_(d, x, Activation::kGeluTanh);
+      ops::activation_backward_(d, x, kForm);
     } else {
-      at::gelu_backward_out(dx, d, x, "tanh");
+      benchmark::DoNotOptimize(backward_of<kForm>(kept, x));
+    }
+  }
+}
+
+/// silu(gate) * value and its gradients.
+void gated(benchmark::State& state, at::ScalarType type, bool ours, bool backward) {
+  const at::Tensor gate = random({rows(), kInner}, type), value = random({rows(), kInner}, type),
+                   d = random({rows(), kInner}, type), out = at::empty_like(gate);
+  at::Tensor g = gate.clone(), u = value.clone();
+  for (auto _ : state) {
+    if (ours && backward) {
+      ops::gated_activation_backward_(d, g, u, Activation::kSilu);
+    } else if (ours) {
+      ops::gated_activation_out(gate, value, Activation::kSilu, out);
+    } else if (backward) {
+      benchmark::DoNotOptimize(at::silu_backward(d.mul(value), gate));
+      benchmark::DoNotOptimize(d.mul(at::silu(gate)));
+    } else {
+      benchmark::DoNotOptimize(at::silu(gate).mul_(value));
+    }
+  }
+}
+
+/// Norm by root mean squares; backward with the gradient of the weight.
+void rms_norm(benchmark::State& state, at::ScalarType type, bool ours, bool backward) {
+  RmsNorm norm{.weight = random({kWidth}, type)};
+  const at::Tensor x = random({rows(), kWidth}, type), dy = random({rows(), kWidth}, type);
+  RmsNorm::Saved saved;
+  norm.weight.mutable_grad() = at::zeros({kWidth}, type);
+  (void)norm.forward(x, saved, true);
+  const auto normed = [&] {  // as Hugging Face's models compute it
+    const at::Tensor wide = x.to(at::kFloat), rstd = at::rsqrt(wide.square().mean(-1, true).add(norm.eps));
+    return std::pair(wide, rstd);
+  };
+  const auto [wide, rstd] = normed();
+  for (auto _ : state) {
+    if (ours && backward) {
+      benchmark::DoNotOptimize(norm.backward(dy, saved));
+    } else if (ours) {
+      benchmark::DoNotOptimize(norm.forward(x, saved, true));
+    } else if (backward) {  // the derivatives that autograd takes of that
+      const at::Tensor unit = wide.mul(rstd), g = dy.mul(norm.weight).to(at::kFloat);
+      norm.weight.mutable_grad().add_(dy.mul(unit.to(type)).sum(0));
+      benchmark::DoNotOptimize(g.sub(unit.mul(g.mul(unit).mean(-1, true))).mul(rstd).to(type));
+    } else {
+      const auto [from, scale] = normed();
+      benchmark::DoNotOptimize(from.mul(scale).to(type).mul(norm.weight));
+    }
+  }
+}
+
+/// Turns the heads of queries or keys.
+void rope(benchmark::State& state, at::ScalarType type, bool ours) {
+  const auto turned = Rope({.dims = kWidth / kHeads}).rows(Sequences::of(kLengths));
+  const at::Tensor x = random({rows(), kWidth}, type);
+  for (auto _ : state) {
+    if (ours) {
+      ops::rope_(x, kHeads, turned);
+    } else {
+      benchmark::DoNotOptimize(ops::rope_reference(x, kHeads, turned));
+    }
+  }
+}
+
+void dropout(benchmark::State& state, at::ScalarType type, bool ours) {
+  const auto sequences = Sequences::of(kLengths);
+  const at::Tensor x = random({rows(), kWidth}, type);
+  for (auto _ : state) {
+    if (ours) {
+      ops::dropout_(x, ops::residual_masks(sequences, {}, 0.1, 1, 0));
+    } else {
+      benchmark::DoNotOptimize(at::native_dropout(x, 0.1, true));
+    }
+  }
+}
+
+/// Gradients of embeddings: each row is added to its token's.
+void embedding_gradient(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor table = at::zeros({kVocabulary, kWidth}), from = random({rows(), kWidth}, type);
+  const at::Tensor tokens = at::randint(kVocabulary, {rows()}, at::kLong);
+  for (auto _ : state) {
+    if (ours) {
+      ops::scatter_add_rows(table, tokens, from);
+    } else {
+      table.index_add_(0, tokens, from.to(at::kFloat));
     }
   }
 }
@@ -82,6 +185,20 @@ void cross_entropy(benchmark::State& state, at::ScalarType type, bool ours) {
       at::Tensor d = log_softmax.exp();
       d.scatter_add_(1, targets.unsqueeze(1), at::full({kScored, 1}, -1.0));
       benchmark::DoNotOptimize(at::nll_loss(log_softmax, targets).add(d.mul_(1.0 / kScored).to(type)[0][0]));
+    }
+  }
+}
+
+/// The targets' log-probabilities and the best tokens, as evaluation wants them.
+void log_probabilities(benchmark::State& state, at::ScalarType type, bool ours) {
+  const at::Tensor logits = random({kScored, kVocabulary}, type);
+  const at::Tensor targets = at::randint(kVocabulary, {kScored}, at::kLong);
+  for (auto _ : state) {
+    if (ours) {
+      benchmark::DoNotOptimize(ops::log_probabilities(logits, targets, true));
+    } else {
+      benchmark::DoNotOptimize(ops::log_probabilities_reference(logits, targets));
+      benchmark::DoNotOptimize(logits.argmax(1));
     }
   }
 }
@@ -152,13 +269,23 @@ void add(const std::string& name, const Run& run) {
 int main(int argc, char** argv) {
   const c10::NoGradGuard no_grad;
   at::manual_seed(0);
-  add("GELU (tanh), forward", activation_forward);
-  add("GELU (tanh), backward", activation_backward);
-  add("sums of columns", column_sums);
-  add("sum of a weight's gradient", weight_gradient_sum);
-  add("cross entropy and its gradient", cross_entropy);
   add("attention, forward", [](auto& state, auto type, bool ours) { attention(state, type, ours, false); });
   add("attention, backward", [](auto& state, auto type, bool ours) { attention(state, type, ours, true); });
+  add("GELU (tanh), forward", activation_forward<Activation::kGeluTanh>);
+  add("GELU (tanh), backward", activation_backward<Activation::kGeluTanh>);
+  add("SiLU, forward", activation_forward<Activation::kSilu>);
+  add("SiLU, backward", activation_backward<Activation::kSilu>);
+  add("gated SiLU, forward", [](auto& state, auto type, bool ours) { gated(state, type, ours, false); });
+  add("gated SiLU, backward", [](auto& state, auto type, bool ours) { gated(state, type, ours, true); });
+  add("RMS norm, forward", [](auto& state, auto type, bool ours) { rms_norm(state, type, ours, false); });
+  add("RMS norm, backward", [](auto& state, auto type, bool ours) { rms_norm(state, type, ours, true); });
+  add("rotary embeddings", rope);
+  add("dropout of a branch", dropout);
+  add("embeddings, backward", embedding_gradient);
+  add("cross entropy and its gradient", cross_entropy);
+  add("log-probabilities and best tokens", log_probabilities);
+  add("sums of columns (gradient of a bias)", column_sums);
+  add("sum of a weight's gradient", weight_gradient_sum);
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
   return 0;

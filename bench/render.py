@@ -1,6 +1,7 @@
 """Makes docs/benchmarks.md and docs/benchmarks.svg of what run.py measured."""
 
 import statistics
+from typing import NamedTuple
 
 import plot
 
@@ -24,6 +25,7 @@ GOALS = [  # what offsite is compared with, ours, theirs, goal
 ]
 EVALUATION_GOALS = {"float32": 4.5, "bfloat16": 8}
 LIMIT_GOAL, MEMORY_GOAL = 0.88, 1100  # share; MB
+KINDS = {"offsite": "bfloat16", "offsite-float32": "float32"}  # which products a client computes
 RECOMPUTE = {"nothing is computed again": 0, "every second block is computed again": 2, "every block is computed again": 1}
 LAYERS = {"768 to 2304": "queries, keys and values", "768 to 1536": "keys and values of the last block", "768 to 768": "attention's output",
           "768 to 3072": "into the feed-forward layer", "3072 to 768": "out of it", "768 to 50257": "head"}
@@ -52,6 +54,13 @@ def limit_flop(record):
     square, rows, scored = 768 * 768, record["rows"], record["scored"]
     block = 12 * square
     work = (4 * 4 + 3 * 6) * block * rows + 6 * (2 * square * rows + 10 * square * scored) + 4 * 50257 * 768 * scored
+    return work / record["real_tokens"]
+
+
+def question_flop(record):
+    """Operations a counted token that the linear layers need to score questions: 12 blocks, as above without gradients."""
+    square, scored = 768 * 768, record.get("scored", 0)
+    work = (11 * 24 + 4) * square * record["rows"] + 20 * square * scored + 2 * 50257 * 768 * scored
     return work / record["real_tokens"]
 
 
@@ -87,8 +96,23 @@ class Results:
         return [rate(a[r][0]) / rate(b[r][0] if r in b else next(iter(b.values()))[0]) for r in a
                 if r in b or len(b) == 1]
 
-    def problems(self):
-        return [run for run in self.all["runs"] if "error" in run or "skipped" in run]
+    def limits(self, group, name, allocator, kind, flop=limit_flop):
+        """Tokens a second that the products alone would allow, one a round in which they were measured."""
+        peaks = self.rounds("products", "products", "")
+        runs = self.rounds(group, name, allocator)
+        return [1e9 * peaks[r][0][kind] / flop(run[0]) for r, run in runs.items() if r in peaks]
+
+    def missing(self):
+        """{(group, name, allocator, why): its rounds} of what was planned and has no result."""
+        found = {}
+        for run in self.all["runs"]:
+            if "error" in run or "skipped" in run:
+                why = run.get("error") or run["skipped"]
+                found.setdefault((run["group"], run["name"], run["allocator"], why), []).append(run["round"])
+        for group, name, allocator, number in self.all.get("planned", []):
+            if number not in self.entries.get((group, name, allocator), {}):
+                found.setdefault((group, name, allocator, "the run was cut off before it"), []).append(number)
+        return found
 
 
 def spread(values, digits=2):
@@ -113,31 +137,104 @@ def table(head, rows):
 
 # --- sections ---------------------------------------------------------------------------------------------------------
 
+class Goal(NamedTuple):
+    text: str
+    ratios: list
+    goal: float | None
+    peer: float          # what it is compared with, in units a second
+    limit: float | None  # what the products alone would allow
+    unit: str = "tokens"
+
+    def asked(self):
+        """Units a second that the goal asks for."""
+        return self.goal * self.peer if self.goal else None
+
+    def share(self):
+        return self.asked() / self.limit if self.goal and self.limit else None
+
+    def beyond(self):
+        return (self.share() or 0) > 1
+
+    def verdict(self):
+        state = verdict(self.ratios, self.goal)
+        return "not met, beyond the limit" if state == "not met" and self.beyond() else state
+
+
+def middle(values):
+    return statistics.median(values) if values else None
+
+
 def goal_rows(results):
-    """[(text, ratios, goal, verdict)] of all that has a goal, or was measured."""
-    rows = [(text, results.ratios(ours, theirs), goal) for text, ours, theirs, goal in GOALS]
+    """All that has a goal, or was measured."""
+    rows, limits = [], {kind: middle(results.limits("step", name, "tuned", kind)) for name, kind in KINDS.items()}
+    for text, ours, theirs, goal in GOALS:
+        if values := results.ratios(ours, theirs):
+            peer = middle([rate_of(run[0]) for run in results.rounds("step", *theirs).values()])
+            rows.append(Goal(text, values, goal, peer, limits[KINDS[ours[0]]]))
     peaks = results.rounds("products", "products", "")
-    for name, kind in (("offsite", "bfloat16"), ("offsite-float32", "float32")):
+    for name, kind in KINDS.items():
         runs = results.rounds("step", name)
         shares = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / peaks[r][0][kind] for r, run in runs.items() if r in peaks]
-        rows.append((f"the limit of the products, {kind}", shares, LIMIT_GOAL if name == "offsite" else None))
+        if shares:
+            rows.append(Goal(f"the limit of the products, {kind}", shares, LIMIT_GOAL if name == "offsite" else None,
+                             limits[kind], limits[kind]))
     for kind, goal in EVALUATION_GOALS.items():
-        rows.append((f"lm-evaluation-harness, {kind}",
-                     results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
-                                    lambda r: r["real_tokens"] / r["wall_s"]), goal))
-    return [(text, values, goal, verdict(values, goal)) for text, values, goal in rows if values]
+        values = results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
+                                lambda r: r["real_tokens"] / r["wall_s"])
+        if values:
+            ours, theirs = (results.rounds("evaluation", f"{side} {kind}", "").values() for side in ("offsite", "lm-eval"))
+            tokens = tokens_a_question(ours)
+            limit = middle(results.limits("evaluation", f"offsite {kind}", "", kind, question_flop))
+            rows.append(Goal(f"lm-evaluation-harness, {kind}", values, goal, middle([question_rate(r[0], tokens) for r in theirs]),
+                             limit and limit / tokens, "questions"))
+    return rows
+
+
+def tokens_a_question(runs):
+    return statistics.mean(run[0]["real_tokens"] / run[0]["questions"] for run in runs)
+
+
+def figure_of(row, value):
+    return "" if value is None else f"{value:,.1f} questions" if row.unit == "questions" else f"{value:,.0f}"
+
+
+def ratio_table(rows):
+    return table(["offsite against", "minimum / median / maximum", "goal", "", "the peer, tokens/s", "the goal asks for",
+                  "of the limit", "the limit is"],
+                 [(row.text, spread(row.ratios), row.goal or "", row.verdict(), figure_of(row, row.peer), figure_of(row, row.asked()),
+                   f"{100 * row.share():.0f} %" if row.share() else "",
+                   f"{row.limit / row.peer:.2f} times the peer" if row.limit and row.limit != row.peer else "") for row in rows])
+
+
+def limit_words(rows):
+    """Which goals the products alone keep out of reach."""
+    found = [f"{row.limit:,.0f} tokens/s in {row.text.split()[-1]}" for row in rows if row.limit == row.peer]
+    if not found:
+        return []
+    beyond = [row for row in rows if row.beyond()]
+    lines = ["The limit of the products, " + " and ".join(found) + ", is the rate of a client that spends its time on nothing but the "
+             "matrix products that have to be computed, each at the best speed at which the matrix library computes one of the "
+             "feed-forward layer's size."]
+    if beyond:
+        lines.append("Beyond it, and so out of reach on this processor for any client that computes these products with this library, "
+                     "whatever else it does, lie: " + "; ".join(
+                         f"{row.goal:g} times {row.text} = {figure_of(row, row.asked())} a second = {100 * row.share():.0f} % of the limit "
+                         f"({figure_of(row, row.limit)})".replace(" a second", "/s" if row.unit == "questions" else " tokens/s")
+                         for row in beyond) + ".")
+    else:
+        lines.append("Every goal lies below it.")
+    return [" ".join(lines), ""]
 
 
 def words(results, rows):
-    met, missed = ([r for r in rows if r[3] == v] for v in ("met", "not met"))
-
     def said(row):
-        return f"{statistics.median(row[1]):.2f} of {row[0]} (goal {row[2]})"
+        return f"{statistics.median(row.ratios):.2f} of {row.text} (goal {row.goal:g})"
     lines = []
-    if met:
-        lines.append("Goals that are met, by the median: " + "; ".join(map(said, met)) + ".")
-    if missed:
-        lines.append("Not met: " + "; ".join(map(said, missed)) + ". \"What stands between\" says where the time goes.")
+    for start, state, end in (
+            ("Goals that are met, by the median: ", "met", "."), ("Not met: ", "not met", ". \"What stands between\" says where the time goes."),
+            ("Not met, since they ask for more than the limit of the products: ", "not met, beyond the limit", ". \"Ratios\" gives the rates.")):
+        if chosen := [row for row in rows if row.verdict() == state]:
+            lines.append(start + "; ".join(map(said, chosen)) + end)
     memory = [(r[0]["peak_rss_mib"] * 1.048576, r[0]["peak_anonymous_mib"] * 1.048576)
               for r in results.rounds("step", "offsite").values()]
     if memory:
@@ -158,12 +255,12 @@ def run_rows(results):
         if not runs:
             rows.append([TEXTS[name], allocator, "no result", "", "", "", ""])
             continue
-        def middle(value, runs=runs):
+        def typical(value, runs=runs):
             return f"{statistics.median(map(value, runs)):.0f}"
         rows.append([TEXTS[name], allocator, spread([rate_of(r) for r in runs], 0),
-                     middle(lambda r: 1e6 * (r["user_s"] + r["sys_s"]) / tokens_of(r)),
-                     middle(lambda r: r["minor_faults"] / r["steps"]),
-                     middle(lambda r: r["peak_anonymous_mib"] * 1.048576), middle(lambda r: r["peak_rss_mib"] * 1.048576)])
+                     typical(lambda r: 1e6 * (r["user_s"] + r["sys_s"]) / tokens_of(r)),
+                     typical(lambda r: r["minor_faults"] / r["steps"]),
+                     typical(lambda r: r["peak_anonymous_mib"] * 1.048576), typical(lambda r: r["peak_rss_mib"] * 1.048576)])
     return rows
 
 
@@ -184,7 +281,8 @@ def curve(results):
     if not points:
         return []
     return ["## Batch budgets", "", "Tokens a second in bf16 against the strongest PyTorch variant, tuned allocators, a few steps "
-            "each; 128 sequences are about 15,000 tokens.", "",
+            "each; 128 sequences are about 15,000 tokens. Both sides train on the same samples. The peer sorts them by length and adds the "
+            "gradients of batches of 8 up where there are more, which is faster than one large padded batch.", "",
             *table(["sequences a batch", "offsite, tokens/s", "ratio: minimum / median / maximum"],
                    [(b, f"{statistics.median(rates):.0f}", spread(found)) for b, found, rates in points])]
 
@@ -201,7 +299,7 @@ def shapes(results):
     if not rows:
         return []
     return ["## Models of 350M parameters", "", "OPT-350M's shape (norms after the sums, embeddings of 512) and Llama's with 24 blocks of "
-            "1,024; random weights, bottom 2 + emulator 4 + top 2 of the 24, bf16, batches of 16 here and of 8 there.", "",
+            "1,024; random weights, bottom 2 + emulator 4 + top 2 of the 24, bf16, batches of 16; the peer's are two batches of 8.", "",
             *table(["shape", "offsite, tokens/s", "strongest PyTorch variant", "ratio: minimum / median / maximum"], rows)]
 
 
@@ -211,7 +309,7 @@ def evaluation(results):
         ours, theirs = (results.rounds("evaluation", f"{side} {kind}", "") for side in ("offsite", "lm-eval"))
         if not ours or not theirs:
             continue
-        tokens = statistics.mean(r[0]["real_tokens"] / r[0]["questions"] for r in ours.values())
+        tokens = tokens_a_question(ours.values())
         computed = statistics.mean(r[0]["rows"] / r[0]["questions"] for r in ours.values())
         ratios = results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
                                 lambda r: r["real_tokens"] / r["wall_s"])
@@ -246,10 +344,10 @@ def kernels(results):
         what, _, side = name.partition("/offsite")
         theirs = times.get(what + "/ATen" + side)
         if "/offsite" in name and theirs:
-            rows.append([what, f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.2f}"])
+            rows.append([what, side.split("/")[0].strip(), f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.2f}"])
     return ["## Kernels", "", "`bench/kernels`, by Google Benchmark: ours against ATen's operator that it replaces; 1,856 rows of SciQ's "
             "lengths (16 sequences), all threads.", "",
-            *table(["kernel", "offsite, us", "ATen, us", "ratio"], rows)]
+            *table(["kernel", "type", "offsite, us", "ATen, us", "ratio"], rows)]
 
 
 def recompute(results):
@@ -333,6 +431,16 @@ def between(results):
             "below 1. Removing an item whole would save its last column.", "", *lines]
 
 
+def missing(results):
+    found = results.missing()
+    if not found:
+        return []
+    return ["## Not measured in this run", "",
+            *(f"- {group}: {name} {allocator}".rstrip() + f", round{'s' if len(rounds) > 1 else ''} "
+              + ", ".join(str(r + 1) for r in sorted(rounds)) + ": " + why.replace("|", "/")
+              for (group, name, allocator, why), rounds in found.items()), ""]
+
+
 def document(results, made_of):
     rows = goal_rows(results)
     v, all_ = made_of["versions"], made_of
@@ -343,9 +451,8 @@ def document(results, made_of):
         lines += [f"**A short run (`--{all_['scale']}`): fewer samples, no curve, and not to be cited.**", ""]
     lines += words(results, rows)
     lines += ["## Ratios", "", "The client's training step, GPT-2-small's shape, bottom 2 + emulator 4 + top 2, SciQ's training samples with "
-              "their supports, dropout 0: how many times as fast as the peer offsite is, in real tokens.", "",
-              *table(["offsite against", "minimum / median / maximum", "goal", ""],
-                     [(text, spread(values), goal or "", state) for text, values, goal, state in rows]),
+              "their supports, dropout 0: how many times as fast as the peer offsite is, in real tokens; what each goal asks for, and "
+              "where that lies relative to the limit of the products.", "", *ratio_table(rows), *limit_words(rows),
               "![Ratios and the curve over batch budgets](benchmarks.svg)", "",
               "## Runs", "", "Peak memory is of the whole process; anonymous memory is what no mapped file holds. Processor time is ms for "
               "1,000 tokens, of all threads.", "",
@@ -366,11 +473,8 @@ def document(results, made_of):
               "in each in float32, in the file's order",
               "- the limit: the operations of the linear layers that have to be computed (the last block beyond its keys and values, and "
               "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the same round", ""]
-    problems = results.problems()
-    if problems:
-        lines += ["What is missing:", "", *(f"- {p['group']}: {p['name']} {p['allocator']}".rstrip() + f", round {p['round'] + 1}: "
-                                            + p.get("error", p.get("skipped", "")).replace("|", "/") for p in problems), ""]
-    lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes half an hour",
+    lines += missing(results)
+    lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes up to 40 minutes",
               "bench/run.sh", "```", "", "`bench/run.sh --quick` takes five minutes, `--only evaluation,files` measures these groups anew, "
               "`--render` makes this page of `benchmarks.json`.", "", "## Not run", "",
               "The same table on a GPU with GPT2-XL's shape (48 blocks, 1,600 wide, 2-16-2) was not run: no GPU was at hand.", ""]
@@ -380,6 +484,6 @@ def document(results, made_of):
 def write(made_of, out):
     results = Results(made_of)
     (out / "benchmarks.md").write_text(document(results, made_of))
-    bars = [(text, values, goal) for text, values, goal, _ in goal_rows(results) if "limit" not in text]
+    bars = [(row.text, row.ratios, row.goal) for row in goal_rows(results) if row.limit != row.peer]
     (out / "benchmarks.svg").write_text(plot.figure(bars, [(b, r) for b, r, _ in curve_points(results)]))
     return [out / "benchmarks.md", out / "benchmarks.svg"]

@@ -1,7 +1,8 @@
 """Interleaves offsite with its peers and writes docs/benchmarks.{json,md,svg}; bench/run.sh prepares what it needs.
 
 All that is measured goes into benchmarks.json, one entry a run; render.py makes the document of it. With --render nothing
-is measured. With --only GROUP,... these groups are measured anew and the others kept.
+is measured. With --only GROUP,... these groups are measured anew and the others kept. What was measured until a run is
+cut off is written, too, and the document names the rest.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import os
 import pathlib
 import platform
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -23,7 +25,7 @@ TUNED = {"MALLOC_MMAP_THRESHOLD_": "4294967296", "MALLOC_TRIM_THRESHOLD_": "1717
 GROUPED = ["--order", "grouped", "--batch", "8"]
 BF16 = [*GROUPED, "--bf16", "--act", "gelu_pytorch_tanh", "--frozen", "bf16"]
 STRONGEST = [*BF16, "--pad", "keep", "--contiguous-head"]
-PYTHON = 12  # seconds that a peer takes to start
+PYTHON = 10  # seconds that a peer takes to start
 
 PEERS = {
     "fate": ["train_hf.py", "--pad", "fixed", "--optim", "adamw_torch"],
@@ -34,14 +36,14 @@ PEERS = {
     "compiled": ["train_hf.py", *STRONGEST, "--compile", "--warmup", "8"],
 }
 SHAPES = ["opt-350m", "llama-350m"]
-SCALES = {  # sizes of a full run, of --quick and of --tiny
+SCALES = {  # sizes of a full run, of --quick and of --tiny; a curve's points are (sequences a batch, steps of the peer)
     "full": dict(rounds=3, padded=4, every={"trainer-float32": 12, "trainer-bf16": 6, "strongest": 3, "compiled": 6},
-                 steps=32, float32_steps=8, questions=(8, 40), profile=12, minutes=32,
-                 curve=[(1, 2, 12), (4, 2, 6), (16, 1, 3), (128, 0, 1)], shape_steps=2),
+                 steps=32, float32_steps=8, questions=(8, 40), profile=12, minutes=40,
+                 curve=[(1, 24), (4, 8), (16, 2), (64, 1), (128, 1)], shape_steps=2, shape_rounds=2),
     "quick": dict(rounds=2, padded=2, every={"trainer-bf16": 16, "strongest": 10}, steps=8, float32_steps=0,
-                  questions=(4, 24), profile=6, minutes=5, curve=[], shape_steps=0),
+                  questions=(4, 24), profile=5, minutes=5, curve=[], shape_steps=0, shape_rounds=0),
     "tiny": dict(rounds=1, padded=1, every={"strongest": 64}, steps=1, float32_steps=0, questions=(1, 2), profile=2,
-                 minutes=10, curve=[(1, 0, 1), (2, 0, 1)], shape_steps=1),
+                 minutes=10, curve=[(1, 1), (2, 1)], shape_steps=1, shape_rounds=1),
 }
 
 
@@ -147,18 +149,18 @@ class Bench:
     def step_tasks(self):
         s, padded = self.scale, self.scale["padded"]
         for r in range(self.rounds):
-            yield Task("step", "fate", r, PYTHON + (padded + 2) * 2.4,
+            yield Task("step", "fate", r, PYTHON + (padded + 2) * 2.2,
                        self.peer(*PEERS["fate"], "--samples", padded, tuned=False), "default")
             if "trainer-bf16" in s["every"]:
-                yield Task("step", "trainer-bf16", r, self.sliced_seconds("trainer-bf16", 406),
+                yield Task("step", "trainer-bf16", r, self.sliced_seconds("trainer-bf16", 550),
                            self.peer(*self.sliced("trainer-bf16", r)), "tuned")
-            yield Task("step", "offsite", r, 5 + s["steps"] * 1.7, self.ours(r, "bfloat16", s["steps"]), "tuned")
+            yield Task("step", "offsite", r, 6 + (s["steps"] + 2) * 1.45, self.ours(r, "bfloat16", s["steps"]), "tuned")
             yield Task("step", "strongest", r, self.sliced_seconds("strongest", 680),
                        self.peer(*self.sliced("strongest", r)), "tuned")
             if s["float32_steps"]:
                 yield Task("step", "offsite-float32", r, 5 + (s["float32_steps"] + 2) * 3.1,
                            self.ours(r, "float32", s["float32_steps"]), "tuned")
-                yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 189),
+                yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 280),
                            self.peer(*self.sliced("trainer-float32", r), tuned=False), "default")
             yield Task("products", "products", r, 5, self.products)
 
@@ -177,47 +179,55 @@ class Bench:
                                         f"from={r * own}", f"threads={self.options.threads}"))
 
     def curve_tasks(self):
+        """Both sides train on the same samples: the peer sorts them by length, ours takes them as they come."""
         points = self.scale["curve"]
-        for r in range(min(self.rounds, 2) if points else 0):
-            words = ",".join(f"{b}:{w}:{n}" for b, w, n in points)
-            yield Task("curve", "strongest", r, PYTHON + sum((w + n) * b * 116 / 600 for b, w, n in points),
-                       self.peer(*PEERS["strongest"], "--curve", words), "tuned")
-            for batch, warm, steps in points:
-                steps = max(steps, 32 // batch)
-                first = r * 128 % 512
-                yield Task("curve", f"offsite {batch}", r, 4 + (1 + steps) * batch * 116 / 1000,
+        for r in range(self.rounds if points else 0):
+            first = r * 128
+            warmed = [(batch, 1 if batch <= 16 else 0, steps) for batch, steps in points]
+            yield Task("curve", "strongest", r, PYTHON + sum((w + n) * b * 116 / 600 for b, w, n in warmed),
+                       self.peer(*PEERS["strongest"], "--first", first, "--curve", ",".join(f"{b}:{w}:{n}" for b, w, n in warmed)),
+                       "tuned")
+            for batch, steps in points:
+                yield Task("curve", f"offsite {batch}", r, 5 + (1 + steps) * batch * 116 / 1000,
                            self.profile("gpt2-small", "type=bfloat16", f"batch={batch}", f"warm={2 if batch <= 16 else 1}",
                                         f"steps={steps}", f"from={first}"), "tuned")
 
     def shape_tasks(self):
         steps = self.scale["shape_steps"]
-        if not steps:
-            return
-        for r in range(self.rounds):
+        for r in range(min(self.rounds, self.scale["shape_rounds"])):
             for shape in SHAPES[-1:] if self.scale_name == "tiny" else SHAPES:
-                batch = 8 if steps > 1 else 1
+                batch, first = (16 if steps > 1 else 2), r * 48
                 yield Task("shapes", f"strongest {shape}", r, PYTHON + 4 + (steps + 1) * batch * 116 / 330,
-                           self.peer(*PEERS["strongest"], "--shape", shape, "--curve", f"{batch}:1:{steps}"), "tuned")
-                yield Task("shapes", f"offsite {shape}", r, 6 + (steps + 1) * 2 * batch * 116 / 600,
-                           self.profile(shape, "type=bfloat16", f"batch={2 * batch}", "warm=1", f"steps={steps}",
-                                        f"from={r * 48}"), "tuned")
+                           self.peer(*PEERS["strongest"], "--shape", shape, "--first", first, "--curve", f"{batch}:1:{steps}"), "tuned")
+                yield Task("shapes", f"offsite {shape}", r, 8 + (steps + 1) * batch * 116 / 600,
+                           self.profile(shape, "type=bfloat16", f"batch={batch}", "warm=1", f"steps={steps}", f"from={first}"),
+                           "tuned")
 
-    def part_tasks(self):
-        s, tiny = self.scale, self.scale_name == "tiny"
-        yield Task("budget", "bfloat16", 0, 8 + s["profile"] * 1.8,
+    def budget_tasks(self):
+        s = self.scale
+        yield Task("budget", "bfloat16", 0, 10 + s["profile"] * 1.8,
                    self.profile("gpt2-small", "type=bfloat16", "batch=16", f"steps={s['profile']}", rate=0))
-        yield Task("files", "files", 0, 4 if tiny else 25,
-                   self.program("files", f"rounds={self.rounds}", f"small={int(tiny)}"))
+        if self.scale_name == "full":
+            yield Task("budget", "float32", 0, 10 + 7 * 3.7,
+                       self.profile("gpt2-small", "type=float32", "batch=16", "steps=4", rate=0))
+
+    def kernel_tasks(self):
         if self.scale_name != "quick":
-            yield Task("kernels", "kernels", 0, 10 if tiny else 45, self.kernels)
+            yield Task("kernels", "kernels", 0, 10 if self.scale_name == "tiny" else 60, self.kernels)
+
+    def memory_tasks(self):
         if self.scale_name == "full":
             for r in range(min(self.rounds, 2)):
                 for name, value in render.RECOMPUTE.items():
                     yield Task("recompute", name, r, 5 + 4 * 1.9, self.ours(0, "bfloat16", 2, recompute=value), "tuned")
-            yield Task("cache", "cache", 0, 40, self.profile("gpt2-small", "type=bfloat16", "batch=16", "warm=0", "steps=4",
+            yield Task("cache", "cache", 0, 15, self.profile("gpt2-small", "type=bfloat16", "batch=16", "warm=0", "steps=4",
                                                              "bottom=0", "emulator=6", "top=2", "cache=2000", "epochs=3"), "tuned")
-            yield Task("budget", "float32", 0, 8 + 7 * 3.3,
-                       self.profile("gpt2-small", "type=float32", "batch=16", "steps=4", rate=0))
+
+    def file_tasks(self):
+        small = self.scale_name == "tiny"
+        rounds = 1 if self.scale_name == "quick" else self.rounds
+        yield Task("files", "files", 0, 4 if small else 7 + 7 * rounds,
+                   self.program("files", f"rounds={rounds}", f"small={int(small)}"))
 
     def extra_tasks(self):
         """What is for information only, measured once."""
@@ -232,11 +242,11 @@ class Bench:
                    self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
 
     def tasks(self):
-        parts = (self.step_tasks, self.evaluation_tasks, self.curve_tasks, self.shape_tasks, self.part_tasks, self.extra_tasks)
+        """The most important first: what a cut-off run has not reached is missing."""
+        parts = (self.step_tasks, self.evaluation_tasks, self.budget_tasks, self.curve_tasks, self.shape_tasks, self.extra_tasks,
+                 self.kernel_tasks, self.memory_tasks, self.file_tasks)
         wanted = set(self.options.only.split(",")) if self.options.only else None
         return [task for part in parts for task in part() if wanted is None or task.group in wanted]
-
-
 
 
 def versions():
@@ -257,17 +267,46 @@ def versions():
     return found
 
 
+def label(run):
+    """What tells one run from another; `run` is a Task, or an entry of benchmarks.json."""
+    get = run.get if isinstance(run, dict) else run._asdict().get
+    return get("group"), get("name"), get("allocator")
+
+
+def timed(tasks, old):
+    """The tasks with the time that each took when `old` was measured, where that is known."""
+    took = {}
+    for run in old:
+        if "records" in run and "seconds" in run:
+            took.setdefault(label(run), []).append(run["seconds"])
+    return [task._replace(seconds=max(took[label(task)])) if label(task) in took else task for task in tasks]
+
+
+def announce(tasks, limit):
+    groups = {}
+    for task in tasks:
+        number, seconds = groups.get(task.group, (0, 0.0))
+        groups[task.group] = number + 1, seconds + task.seconds
+    for group, (number, seconds) in groups.items():
+        print(f"  {group:<12}{number:3} run{' ' if number == 1 else 's'}{seconds / 60:6.1f} min")
+    print(f"  {'all':<12}{len(tasks):3} runs{sum(t.seconds for t in tasks) / 60:6.1f} min estimated, {limit / 60:.0f} min at most", flush=True)
+
+
 def measure(bench, path):
     """Runs all tasks; what was measured is in `path` after each of them."""
     o = bench.options
-    old = json.loads(path.read_text())["runs"] if o.only and path.exists() else []
+    before = json.loads(path.read_text()) if path.exists() else {"runs": [], "scale": ""}
     tasks = bench.tasks()
-    kept = [run for run in old if run["group"] not in {task.group for task in tasks}]
+    if before["scale"] == bench.scale_name:
+        tasks = timed(tasks, before["runs"])
+    groups = {task.group for task in tasks}
+    kept = [{"date": before["date"], **run} for run in before["runs"] if run["group"] not in groups] if o.only else []
     results = {"date": str(datetime.date.today()), "scale": bench.scale_name, "threads": o.threads, "rounds": bench.rounds,
-               "allocator": TUNED, "slices": bench.scale["every"], "versions": versions(), "runs": kept}
+               "allocator": TUNED, "slices": bench.scale["every"], "versions": versions(),
+               "planned": [[*label(task), task.round] for task in tasks], "runs": kept}
     limit = 60 * (o.minutes or bench.scale["minutes"])
+    announce(tasks, limit)
     begin, planned, estimated = time.monotonic(), sum(t.seconds for t in tasks), 0.0
-    print(f"{len(tasks)} runs, about {planned / 60:.0f} minutes; at most {limit / 60:.0f}", flush=True)
     for number, task in enumerate(tasks):
         gone = time.monotonic() - begin
         slowness = gone / estimated if estimated > 60 else 1.0
@@ -282,12 +321,13 @@ def measure(bench, path):
             except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
                 entry["error"] = str(error)
                 what = f"failed: {error}"
+            entry["seconds"] = round(time.monotonic() - begin - gone, 1)
             estimated += task.seconds
         results["runs"].append(entry)
         path.write_text(json.dumps(results, indent=None, separators=(",", ":")).replace('{"group"', '\n{"group"') + "\n")
         gone = time.monotonic() - begin
         left = (planned - sum(t.seconds for t in tasks[:number + 1])) * (gone / estimated if estimated > 60 else 1.0)
-        print(f"[{gone / 60:4.1f} min, {left / 60:4.1f} left] {task.group}: {task.name} {task.allocator} round "
+        print(f"[{gone / 60:4.1f} min, {min(left, limit - gone) / 60:4.1f} left] {task.group}: {task.name} {task.allocator} round "
               f"{task.round + 1}: {what}", flush=True)
 
 
@@ -308,7 +348,11 @@ def main():
     if not options.render:
         if options.programs is None:
             parser.error("--programs is needed to measure")
-        measure(Bench(options), results)
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        try:
+            measure(Bench(options), results)
+        except KeyboardInterrupt:
+            print("cut off: the document names what was not measured", flush=True)
     for path in render.write(json.loads(results.read_text()), options.out):
         print(f"wrote {path}")
 

@@ -5,10 +5,11 @@
 #                [--build DIR] [--out DIR] [--threads N]
 #   bench/run.sh --render [--python PYTHON] [--out DIR]
 #
-# A full run takes about half an hour once all is built and installed, --quick under five minutes: fewer samples and no
-# curve over batch sizes. What would end after --minutes is left out, and the document says so. --tiny only shows that
-# everything runs. --only measures some groups anew (step, products, evaluation, curve, shapes, budget, files, kernels,
-# recompute, cache) and keeps the others; --render measures nothing and makes the document of benchmarks.json anew.
+# A full run takes at most 40 minutes once all is built and installed, --quick under five: fewer samples and no curve over
+# batch sizes. What would end after --minutes, or comes after a cut (Ctrl-C), is left out, and the document names it; the
+# most important comes first. --tiny only shows that everything runs. --only measures some groups anew (step, products,
+# evaluation, budget, curve, shapes, kernels, recompute, cache, files) and keeps the others; --render measures nothing and
+# makes the document of benchmarks.json anew.
 #
 # DIR of --data holds sciq/{train,test}.json and tokenizers/gpt2. PYTHON needs torch, transformers, accelerate and lm-eval;
 # without --python they are installed into BUILD/peer. Nothing else should run on the machine meanwhile.
@@ -23,7 +24,7 @@ while [ $# -gt 0 ]; do
     --rounds | --minutes | --only | --out | --threads) rest="$rest $1 $2"; shift 2 ;;
     --quick | --tiny) rest="$rest $1"; shift ;;
     --render) rest="$rest $1"; measures=; shift ;;
-    *) sed -n '2,15s/^# \{0,1\}//p' "$0"; exit 2 ;;
+    *) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 2 ;;
   esac
 done
 if [ -z "$measures" ]; then
