@@ -20,6 +20,7 @@
 #include "offsite/models/transformer_lm.hpp"
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/activation.hpp"
+#include "offsite/ops/adamw.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/attention_kernel.hpp"
 #include "offsite/ops/attention_products.hpp"

@@ -1,27 +1,25 @@
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/linalg_vector_norm.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <utility>
-#include <vector>
 
 #include "offsite/core/parameter_layout.hpp"
+#include "offsite/ops/adamw.hpp"
 #include "offsite/trainer/training_options.hpp"
 
 namespace offsite {
 
 /// The trained numbers: one flat float32 vector of values, others of gradients and of AdamW's moments.
 ///
-/// The model sees views of them. So a step is two fused AdamW calls (with and without weight decay), one norm
-/// and one clear, and a client's update or a rank's shard is a slice. If the compute type is not float32, the
-/// model sees views of a second vector of that type instead, refreshed after each step.
+/// The model sees views of them. So a step is one norm and two fused AdamW calls (with and without weight decay),
+/// and a client's update or a rank's shard is a slice. If the compute type is not float32, the model sees views of
+/// a second vector of that type instead, refreshed in each step.
 class FlatParameters {
  public:
   struct StepReport {
@@ -70,28 +68,33 @@ class FlatParameters {
     gradients_.add_(values_.sub(anchor), mu);
   }
 
-  /// Clips and applies one AdamW step (decoupled decay). Nothing is applied if the gradient's norm is not
-  /// finite.
+  /// Clips, applies one AdamW step (decoupled decay) and leaves the gradients zero. Nothing is applied if the sum of the
+  /// gradients' squares is not finite in float32, in which they become second moments.
   StepReport step(double learning_rate, const TrainingOptions& options) {
-    const double norm = at::linalg_vector_norm(gradients_, 2).item<double>();
-    if (!std::isfinite(norm)) return {norm, false};
-    // The clip factor rides along in `grad_scale`, by which the kernel divides: no pass of its own over the
-    // gradients. The small constant is torch.nn.utils.clip_grad_norm_'s.
+    const double squares = ops::squared_norm(gradients_), norm = std::sqrt(squares);
+    if (!(squares <= std::numeric_limits<float>::max())) {
+      clear_gradients();
+      return {norm, false};
+    }
+    // The small constant is torch.nn.utils.clip_grad_norm_'s.
     const double excess = options.max_grad_norm > 0 ? (norm + 1e-6) / options.max_grad_norm : 0;
-    const at::Tensor divisor = at::full({}, std::max(1.0, excess), at::kFloat);
     count_.add_(1);
     const auto apply = [&](std::int64_t begin, std::int64_t n, double decay) {
       if (n == 0) return;
-      const auto slice = [&](const at::Tensor& flat) {
-        return std::vector<at::Tensor>{flat.narrow(0, begin, n)};
-      };
-      at::_fused_adamw_(slice(values_), slice(gradients_), slice(first_moment_), slice(second_moment_), {},
-                        {count_}, learning_rate, options.adam_beta1, options.adam_beta2, decay,
-                        options.adam_epsilon, false, false, divisor);
+      const auto slice = [&](const at::Tensor& flat) { return flat.narrow(0, begin, n); };
+      const bool copied = !compute_values_.is_same(values_);
+      ops::adamw_({slice(values_), slice(gradients_), slice(first_moment_), slice(second_moment_),
+                   copied ? slice(compute_values_) : at::Tensor()},
+                  {.learning_rate = learning_rate,
+                   .beta1 = options.adam_beta1,
+                   .beta2 = options.adam_beta2,
+                   .epsilon = options.adam_epsilon,
+                   .weight_decay = decay,
+                   .count = count_.item<double>(),
+                   .divisor = std::max(1.0, excess)});
     };
     apply(0, layout_.decayed(), options.weight_decay);
     apply(layout_.decayed(), layout_.size() - layout_.decayed(), 0);
-    refresh();
     return {norm, true};
   }
 

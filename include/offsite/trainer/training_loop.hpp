@@ -63,6 +63,7 @@ class TrainingLoop {
       if (auto state = hooks_.checkpoints.restore(run_, parameters_, best_,
                                                   [&](std::string text) { tell(WarningEvent{text}); }))
         state_ = std::move(*state);
+    parameters_.clear_gradients();  // the optimiser leaves them so
     while (state_.step < total_ && !stopped_early_ && !interrupted_) run_epoch();
     close_interval();
     if (options_.keep_best && best_.defined() && !interrupted_) parameters_.assign(best_);
@@ -134,7 +135,6 @@ class TrainingLoop {
         rows += samples_[static_cast<std::size_t>(i)].rows();
         ++samples;
       }
-    parameters_.clear_gradients();
     const Dropout dropout{options_.attention_dropout, options_.residual_dropout,
                           derive_key(options_.seed, kDropoutPurpose, state_.step)};
     double loss = 0;
@@ -146,7 +146,10 @@ class TrainingLoop {
                        options_.warmup_steps, options_.rounds * total_);
     if (anchor_.defined()) parameters_.pull_towards(anchor_, options_.proximal_mu);
     FlatParameters::StepReport report;
-    if (std::isfinite(loss)) report = parameters_.step(rate, options_);
+    if (std::isfinite(loss))
+      report = parameters_.step(rate, options_);
+    else
+      parameters_.clear_gradients();
 
     ++state_.step;
     ++state_.step_in_epoch;
