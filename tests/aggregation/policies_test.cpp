@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <cmath>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -16,6 +18,7 @@
 #include "offsite/aggregation/norm_bounded.hpp"
 #include "offsite/aggregation/server_optimizers.hpp"
 #include "offsite/aggregation/sorted_tiles.hpp"
+#include "offsite/aggregation/streaming.hpp"
 #include "offsite/aggregation/weighted_mean.hpp"
 #include "offsite/core/random.hpp"
 #include "offsite/io/json.hpp"
@@ -201,7 +204,9 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
     auto x = random_vector(9000, 99), y = x;
     for (int round = 0; round < 2; ++round) {
       WeightedSum sum;
-      for (const auto& update : updates) policy.add(sum, update);
+      const std::span all(updates);
+      policy.add(sum, all.first(round == 0 ? 1 : 4));  // what comes at a time does not matter
+      policy.add(sum, all.subspan(round == 0 ? 1 : 4));
       x = policy.aggregate(x, updates, whole);
       y = policy.finish(y, sum, streamed);
       CHECK(x == y);
@@ -211,8 +216,36 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
     CHECK_FALSE(AnyAggregation::parse(text).streams());
   WeightedSum sum;
   CHECK_THROWS_AS((void)sum.mean(), ArgumentError);
+  CHECK_THROWS_AS(sum.add(std::span<const ClientUpdate>()), ArgumentError);
   sum.add({random_vector(3, 1), 1});
   CHECK_THROWS_AS(sum.add({random_vector(4, 1), 1}), ArgumentError);
+}
+
+TEST_CASE(
+    "WeightedSum: what it refuses, alone or among others, at its first or last number, leaves it as it was") {
+  constexpr Eigen::Index kSize = 5003;  // more than a piece, and no multiple of anything
+  std::vector<ClientUpdate> good;
+  for (std::uint64_t i = 0; i < 11; ++i) good.push_back({random_vector(kSize, i), 1.0 + double(i)});
+  const std::span all(good);
+  for (const float value : {std::nanf(""), HUGE_VALF, -HUGE_VALF})
+    for (const Eigen::Index at : {Eigen::Index{0}, kSize - 1})
+      for (const std::size_t together : {1, 2, 3, 8, 11}) {
+        CAPTURE(value);
+        CAPTURE(at);
+        CAPTURE(together);
+        auto broken = good;
+        broken[together - 1].delta[at] = value;
+        const auto refused = std::span<const ClientUpdate>(broken).first(together);
+        const auto sentence =
+            "the update of client " + std::to_string(together - 1) + " holds a number that is not finite";
+        WeightedSum sum;
+        CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
+        CHECK_THROWS_WITH_AS((void)sum.mean(), "there is no update to aggregate", ArgumentError);
+        sum.add(all.first(3));
+        CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
+        sum.add(all.subspan(3));
+        CHECK(sum.mean() == weighted_mean(kSize, good));
+      }
 }
 
 TEST_CASE("aggregation policies: the number of threads does not change a bit; every instruction set agrees") {

@@ -56,10 +56,11 @@ struct AnyAggregation {
   [[nodiscard]] bool streams() const {
     return std::visit([]<class P>(const P&) { return StepsByMean<P>; }, policy);
   }
-  void add(WeightedSum& sum, const ClientUpdate& update) const {
-    if (!bounds_norms()) return sum.add(update);
-    sum.add(update, detail::bounding_scales(update.delta.size(), std::span(&update, 1), max_norm).front());
+  void add(WeightedSum& sum, std::span<const ClientUpdate> updates) const {
+    if (!bounds_norms() || updates.empty()) return sum.add(updates);
+    sum.add(updates, detail::bounding_scales(updates.front().delta.size(), updates, max_norm));
   }
+  void add(WeightedSum& sum, const ClientUpdate& update) const { add(sum, std::span(&update, 1)); }
   /// \throws ArgumentError as the chosen policy does.
   [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
                                        State& state) const;

@@ -6,9 +6,27 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "offsite/core/simd.hpp"
 
 namespace offsite::detail {
+
+/// A long vector, not set: its memory comes in large pages where the system has them, as first touching small ones
+/// takes longer than computing what goes there.
+template <class Vector>
+[[nodiscard]] Vector long_vector(Eigen::Index size) {
+  Vector vector(size);
+#if defined(__linux__) && defined(MADV_HUGEPAGE)
+  constexpr std::uintptr_t kLarge = 2 << 20;
+  const auto begin = (reinterpret_cast<std::uintptr_t>(vector.data()) + kLarge - 1) / kLarge * kLarge;
+  const auto end = reinterpret_cast<std::uintptr_t>(vector.data() + size) / kLarge * kLarge;
+  if (begin < end) (void)madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+  return vector;
+}
 
 /// Calls `f(begin, count, workspace)` for the pieces of [0, size), on OpenMP's threads where there are any, each of which
 /// makes itself a `Workspace`. `f` must not throw. What it computes must depend on its piece alone: then results do not

@@ -21,10 +21,12 @@ struct Addend {
   float scale = 1;
 };
 
-/// Adds `Count` vectors at once, in their order: `sum` then goes through the registers once for all of them.
+constexpr Eigen::Index kSums = 4096;  ///< sums at a time: they stay in the first cache
+
+/// after = before + `Count` vectors, one by one in their order: the sum goes through the registers once for all of them.
 template <int Count>
 [[gnu::always_inline]] inline void add_vectors(const Addend* addends, Eigen::Index begin, Eigen::Index count,
-                                               double* sum) {
+                                               const double* before, double* after) {
   Addend a[Count];
   for (int k = 0; k < Count; ++k) {
     a[k] = addends[k];
@@ -33,27 +35,34 @@ template <int Count>
   Eigen::Index i = 0;
   for (; i + 8 <= count; i += 8) {
     simd::Doubles block;
-    std::memcpy(&block, sum + i, sizeof block);
+    std::memcpy(&block, before + i, sizeof block);
     for (int k = 0; k < Count; ++k) {
       simd::EightFloats values;
       std::memcpy(&values, a[k].values + i, sizeof values);
+      __builtin_prefetch(a[k].values + i + kSums, 0, 2);  // the next piece: a run is too short to be foreseen
       block += a[k].weight * __builtin_convertvector(values * a[k].scale, simd::Doubles);
     }
-    std::memcpy(sum + i, &block, sizeof block);
+    std::memcpy(after + i, &block, sizeof block);
   }
-  for (; i < count; ++i)
-    for (int k = 0; k < Count; ++k) sum[i] += a[k].weight * double{a[k].values[i] * a[k].scale};
+  for (; i < count; ++i) {
+    double sum = before[i];
+    for (int k = 0; k < Count; ++k) sum += a[k].weight * double{a[k].values[i] * a[k].scale};
+    after[i] = sum;
+  }
 }
 
-/// sum += the addends, all by the same arithmetic however many there are at a time.
+/// after = before + the addends, all by the same arithmetic however many there are at a time; both may be the same.
 struct AddWeighted {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
-                                         Eigen::Index count, double* sum) {
+                                         Eigen::Index count, const double* before, double* after) {
     std::size_t k = 0;
-    for (; k + 8 <= addends.size(); k += 8) add_vectors<8>(addends.data() + k, begin, count, sum);
-    for (; k + 4 <= addends.size(); k += 4) add_vectors<4>(addends.data() + k, begin, count, sum);
-    for (; k < addends.size(); ++k) add_vectors<1>(addends.data() + k, begin, count, sum);
+    for (; k + 8 <= addends.size(); k += 8, before = after)
+      add_vectors<8>(addends.data() + k, begin, count, before, after);
+    for (; k + 4 <= addends.size(); k += 4, before = after)
+      add_vectors<4>(addends.data() + k, begin, count, before, after);
+    for (; k < addends.size(); ++k, before = after)
+      add_vectors<1>(addends.data() + k, begin, count, before, after);
   }
 };
 
@@ -89,16 +98,45 @@ struct DivideSum {
 /// \returns whether all addends and sums are finite
 [[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
                                   Eigen::VectorXf& next) {
-  constexpr Eigen::Index kSums = 4096;
   struct Sums {
     double values[kSums];
   };
   return for_each_piece(next.size(), kSums, Sums{}, [&](Eigen::Index begin, Eigen::Index count, Sums& sums) {
     std::fill_n(sums.values, count, 0.0);
     bool finite = true;
-    simd::run<AddWeighted>(addends, begin, count, &sums.values[0]);
+    simd::run<AddWeighted>(addends, begin, count, static_cast<const double*>(sums.values), &sums.values[0]);
     simd::run<DivideSum>(&sums.values[0], total, base == nullptr ? nullptr : base + begin,
                          next.data() + begin, count, &finite);
+    return finite;
+  });
+}
+
+/// Whether all sums are finite, as they are not if one of their addends is not.
+struct FiniteSums {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const double* sums, Eigen::Index count, bool* finite) {
+    simd::Doubles zeros{};
+    Eigen::Index i = 0;
+    for (; i + 8 <= count; i += 8) {
+      simd::Doubles all;
+      std::memcpy(&all, sums + i, sizeof all);
+      zeros += all * 0.0;
+    }
+    for (; i < count; ++i) zeros[0] += sums[i] * 0.0;
+    for (int k = 0; k < 8; ++k) *finite = *finite && zeros[k] == 0;
+  }
+};
+
+/// after = before + the addends, where no `before` stands for zeros. \returns whether all of it is finite
+[[nodiscard]] inline bool add_to(const double* before, std::span<const Addend> addends,
+                                 Eigen::VectorXd& after) {
+  return for_each_piece(after.size(), kSums, [&](Eigen::Index begin, Eigen::Index count) {
+    double* next = after.data() + begin;
+    if (before == nullptr) std::fill_n(next, count, 0.0);
+    bool finite = true;
+    simd::run<AddWeighted>(addends, begin, count,
+                           before == nullptr ? static_cast<const double*>(next) : before + begin, next);
+    simd::run<FiniteSums>(static_cast<const double*>(next), count, &finite);
     return finite;
   });
 }
@@ -119,7 +157,7 @@ struct DivideSum {
   check_shapes(size, updates);
   double total = 0;
   for (const auto& update : updates) total += update.weight;
-  Eigen::VectorXf mean(size);
+  auto mean = long_vector<Eigen::VectorXf>(size);
   if (!mean_of(addends_of(updates, scales), total, base, mean)) check_updates(size, updates);
   return mean;
 }

@@ -1,6 +1,7 @@
 #pragma once
 #include <Eigen/Core>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstring>
 #include <span>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/pieces.hpp"
 #include "offsite/aggregation/policy_state.hpp"
 #include "offsite/aggregation/streaming.hpp"
 #include "offsite/federation/events.hpp"
@@ -24,7 +26,7 @@ namespace detail {
   Eigen::Index size = 0;
   for (const auto& [name, tensor] : tensors)
     size += static_cast<Eigen::Index>(tensor.bytes.size() / sizeof(float));
-  Eigen::VectorXf flat(size);
+  auto flat = offsite::detail::long_vector<Eigen::VectorXf>(size);
   auto* out = reinterpret_cast<std::byte*>(flat.data());
   for (const auto& [name, tensor] : tensors) {
     if (!tensor.bytes.empty()) std::memcpy(out, tensor.bytes.data(), tensor.bytes.size());
@@ -90,7 +92,10 @@ template <class Work>
   }
 }
 
-/// Asks the policy for the next values; of one that takes updates one by one, no two of them are in memory.
+constexpr std::size_t kUpdatesTogether =
+    4;  ///< in memory at a time: for one, passing over the sum costs most
+
+/// Asks the policy for the next values; of one that takes a few updates at a time, no more than these are in memory.
 /// \returns why it refuses; what the journal throws passes through
 template <AggregationPolicy Policy, Journal J>
 [[nodiscard]] std::string aggregate_into(Eigen::VectorXf& next, const Policy& policy,
@@ -99,9 +104,12 @@ template <AggregationPolicy Policy, Journal J>
   if constexpr (StreamingAggregation<Policy>) {
     if (policy.streams()) {
       WeightedSum sum;
-      for (const auto& counted : request.updates) {
-        const auto update = update_of(counted, journal);
-        if (auto why = refusal_of([&] { policy.add(sum, update); }); !why.empty()) return why;
+      std::vector<ClientUpdate> few;
+      for (std::span rest(request.updates); !rest.empty(); rest = rest.subspan(few.size())) {
+        few.clear();
+        for (const auto& counted : rest.first(std::min(rest.size(), kUpdatesTogether)))
+          few.push_back(update_of(counted, journal));
+        if (auto why = refusal_of([&] { policy.add(sum, few); }); !why.empty()) return why;
       }
       return refusal_of([&] { next = policy.finish(before, sum, state); });
     }
