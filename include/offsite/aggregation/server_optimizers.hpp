@@ -78,23 +78,22 @@ struct Moments {
   }
 };
 
-inline void check_rates(float learning_rate, float beta1, float beta2, float tau) {
-  require(learning_rate > 0 && tau > 0, "learning_rate is {} and tau {}, but both must be positive",
-          learning_rate, tau);
-  require(0 <= beta1 && beta1 < 1 && 0 <= beta2 && beta2 < 1,
-          "beta1 is {} and beta2 {}, but they must be in [0, 1)", beta1, beta2);
-}
-
-/// x + rate m / (sqrt(v) + tau) after `advance(m, v, mean)` of every piece of both moments, in place of `mean`.
-template <class Advance>
-[[nodiscard]] Eigen::VectorXf adaptive_step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
-                                            Moments& state, float rate, float tau, const Advance& advance) {
+/// x + rate m / (sqrt(v) + tau), in place of `mean`, once `policy.advance(m, v, mean)` has moved both moments of every
+/// piece. \throws ArgumentError if the policy's settings are out of range.
+template <class Policy>
+[[nodiscard]] Eigen::VectorXf adaptive_step(const Policy& policy, const Eigen::VectorXf& global,
+                                            Eigen::VectorXf mean, Moments& state) {
+  const float rate = policy.learning_rate, tau = policy.tau;
+  require(rate > 0 && tau > 0, "learning_rate is {} and tau {}, but both must be positive", rate, tau);
+  if constexpr (requires { policy.beta1; })
+    require(0 <= policy.beta1 && policy.beta1 < 1 && 0 <= policy.beta2 && policy.beta2 < 1,
+            "beta1 is {} and beta2 {}, but they must be in [0, 1)", policy.beta1, policy.beta2);
   state.begin(global.size(), tau);
   for_each_piece(global.size(), kPiece, [&](Eigen::Index begin, Eigen::Index count) {
     auto m = state.first.segment(begin, count).array();
     auto v = state.second.segment(begin, count).array();
     auto next = mean.segment(begin, count).array();
-    advance(m, v, next);
+    policy.advance(m, v, next);
     next = global.segment(begin, count).array() + rate * m / (v.sqrt() + tau);
     return true;
   });
@@ -113,17 +112,17 @@ struct FedAdam {
   using State = detail::Moments;
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
-    detail::check_rates(learning_rate, beta1, beta2, tau);
     return step(global, weighted_mean(global.size(), updates), state);
   }
   [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
                                      State& state) const {
-    detail::check_rates(learning_rate, beta1, beta2, tau);
-    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
-                                 [&](auto& m, auto& v, const auto& d) {
-                                   m = beta1 * m + (1 - beta1) * d;
-                                   v = beta2 * v + (1 - beta2) * d.square();
-                                 });
+    return detail::adaptive_step(*this, global, std::move(mean), state);
+  }
+  /// The rule: moves the moments of some coordinates towards the mean's `d` there.
+  template <class Moment, class Mean>
+  void advance(Moment& m, Moment& v, const Mean& d) const {
+    m = beta1 * m + (1 - beta1) * d;
+    v = beta2 * v + (1 - beta2) * d.square();
   }
 };
 
@@ -137,17 +136,17 @@ struct FedYogi {
   using State = detail::Moments;
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
-    detail::check_rates(learning_rate, beta1, beta2, tau);
     return step(global, weighted_mean(global.size(), updates), state);
   }
   [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
                                      State& state) const {
-    detail::check_rates(learning_rate, beta1, beta2, tau);
-    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
-                                 [&](auto& m, auto& v, const auto& d) {
-                                   m = beta1 * m + (1 - beta1) * d;
-                                   v -= (1 - beta2) * d.square() * (v - d.square()).sign();
-                                 });
+    return detail::adaptive_step(*this, global, std::move(mean), state);
+  }
+  /// The rule: moves the moments of some coordinates towards the mean's `d` there.
+  template <class Moment, class Mean>
+  void advance(Moment& m, Moment& v, const Mean& d) const {
+    m = beta1 * m + (1 - beta1) * d;
+    v -= (1 - beta2) * d.square() * (v - d.square()).sign();
   }
 };
 
@@ -159,17 +158,17 @@ struct FedAdagrad {
   using State = detail::Moments;
   [[nodiscard]] Eigen::VectorXf aggregate(const Eigen::VectorXf& global,
                                           std::span<const ClientUpdate> updates, State& state) const {
-    detail::check_rates(learning_rate, 0, 0, tau);
     return step(global, weighted_mean(global.size(), updates), state);
   }
   [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean,
                                      State& state) const {
-    detail::check_rates(learning_rate, 0, 0, tau);
-    return detail::adaptive_step(global, std::move(mean), state, learning_rate, tau,
-                                 [&](auto& m, auto& v, const auto& d) {
-                                   m = d;
-                                   v += d.square();
-                                 });
+    return detail::adaptive_step(*this, global, std::move(mean), state);
+  }
+  /// The rule: moves the moments of some coordinates towards the mean's `d` there.
+  template <class Moment, class Mean>
+  void advance(Moment& m, Moment& v, const Mean& d) const {
+    m = d;
+    v += d.square();
   }
 };
 
