@@ -13,6 +13,7 @@
 #include "offsite/core/sequences.hpp"
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/activation.hpp"
+#include "offsite/ops/adamw.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/cross_entropy.hpp"
 #include "offsite/ops/dropout.hpp"
@@ -189,6 +190,32 @@ void cross_entropy(benchmark::State& state, at::ScalarType type, bool ours) {
   }
 }
 
+/// AdamW's step over a block's 7 million numbers, which also clears the gradients and refreshes the copy that computes.
+void adamw(benchmark::State& state, at::ScalarType type, bool ours) {
+  constexpr std::int64_t kNumbers = 12 * kWidth * kWidth;
+  const ops::AdamwTensors tensors{at::randn(kNumbers), at::randn(kNumbers), at::zeros(kNumbers),
+                                  at::zeros(kNumbers), random({kNumbers}, type)};
+  for (auto _ : state) {
+    if (ours) {
+      ops::adamw_(tensors, {.learning_rate = 1e-5});
+    } else {
+      ops::adamw_reference(tensors, {.learning_rate = 1e-5});
+    }
+  }
+}
+
+/// The norm that clipping needs.
+void gradient_norm(benchmark::State& state, at::ScalarType, bool ours) {
+  const at::Tensor gradients = at::randn(12 * kWidth * kWidth);
+  for (auto _ : state) {
+    if (ours) {
+      benchmark::DoNotOptimize(ops::squared_norm(gradients));
+    } else {
+      benchmark::DoNotOptimize(at::linalg_vector_norm(gradients, 2).item<double>());
+    }
+  }
+}
+
 /// The targets' log-probabilities and the best tokens, as evaluation wants them.
 void log_probabilities(benchmark::State& state, at::ScalarType type, bool ours) {
   const at::Tensor logits = random({kScored, kVocabulary}, type);
@@ -253,8 +280,9 @@ void attention(benchmark::State& state, at::ScalarType type, bool ours, bool bac
 }
 
 template <class Run>
-void add(const std::string& name, const Run& run) {
-  for (const auto type : {at::kBFloat16, at::kFloat})
+void add(const std::string& name, const Run& run,
+         const std::vector<at::ScalarType>& types = {at::kBFloat16, at::kFloat}) {
+  for (const auto type : types)
     for (const bool ours : {true, false}) {
       const auto full =
           name + (ours ? "/offsite " : "/ATen ") + (type == at::kFloat ? "float32" : "bfloat16");
@@ -286,6 +314,8 @@ int main(int argc, char** argv) {
   add("log-probabilities and best tokens", log_probabilities);
   add("sums of columns (gradient of a bias)", column_sums);
   add("sum of a weight's gradient", weight_gradient_sum);
+  add("AdamW, with a copy of the values", adamw);
+  add("norm of the gradients", gradient_norm, {at::kFloat});
   benchmark::Initialize(&argc, argv);
   benchmark::RunSpecifiedBenchmarks();
   return 0;

@@ -48,13 +48,12 @@ def question_rate(record, tokens):
     return record["real_tokens"] / record["wall_s"] / tokens
 
 
-def limit_flop(record):
-    """Operations a counted token that the linear layers need: 2-4-2 blocks of width 768, all of the last block after its
-    keys and values on scored rows only."""
-    square, rows, scored = 768 * 768, record["rows"], record["scored"]
-    block = 12 * square
-    work = (4 * 4 + 3 * 6) * block * rows + 6 * (2 * square * rows + 10 * square * scored) + 4 * 50257 * 768 * scored
-    return work / record["real_tokens"]
+def limit_flop(record, width=768, frozen=4, trained=4):
+    """Operations a counted token that the linear layers need: so many blocks of both kinds, all of the last one after its keys and
+    values on scored rows only, as is the head."""
+    square, rows, scored = width * width, record["rows"], record["scored"]
+    work = (4 * frozen + 6 * (trained - 1)) * 12 * square * rows + 6 * (2 * square * rows + 10 * square * scored)
+    return (work + 4 * 50257 * width * scored) / record["real_tokens"]
 
 
 def question_flop(record):
@@ -477,7 +476,9 @@ def document(results, made_of):
     lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes up to 40 minutes",
               "bench/run.sh", "```", "", "`bench/run.sh --quick` takes five minutes, `--only evaluation,files` measures these groups anew, "
               "`--render` makes this page of `benchmarks.json`.", "", "## Not run", "",
-              "The same table on a GPU with GPT2-XL's shape (48 blocks, 1,600 wide, 2-16-2) was not run: no GPU was at hand.", ""]
+              "`bench/gpu.sh` measures the same on a GPU with GPT2-XL's shape (48 blocks, 1,600 wide, 2-16-2), against the Trainer, "
+              "FlashAttention through SDPA and torch.compile. It was not run: no GPU was at hand. What it runs was tried on the CPU with a "
+              "tiny shape (`--device cpu --tiny`). offsite itself trains on the CPU alone so far, and the script says so where it is run.", ""]
     return "\n".join(lines)
 
 

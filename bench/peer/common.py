@@ -57,8 +57,10 @@ def pad_to(features: list[dict], length: int, pad_id: int) -> list[dict]:
     return out
 
 
-# The shapes of bench/step_profile/shapes.hpp.
+# The shapes of bench/step_profile/shapes.hpp, and a tiny one that only shows that everything runs.
 SHAPES = {
+    "gpt2-xl": ("GPT2Config", dict(n_embd=1600, n_head=25, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)),
+    "gpt2-tiny": ("GPT2Config", dict(n_embd=64, n_head=2, attn_pdrop=0.0, resid_pdrop=0.0, embd_pdrop=0.0)),
     "opt-350m": ("OPTConfig", dict(hidden_size=1024, ffn_dim=4096, num_attention_heads=16, word_embed_proj_dim=512,
                                    do_layer_norm_before=False, dropout=0.0, attention_dropout=0.0)),
     "llama-350m": ("LlamaConfig", dict(hidden_size=1024, intermediate_size=2752, num_attention_heads=16,
@@ -66,12 +68,13 @@ SHAPES = {
 }
 
 
-def shaped(shape: str, layers: int, attn: str = "sdpa"):
+def shaped(shape: str, layers: int, attn: str = "sdpa", act: str = "gelu_new"):
     """One of SHAPES with random weights."""
     import transformers
     torch.manual_seed(0)
     name, fields = SHAPES[shape]
-    config = getattr(transformers, name)(num_hidden_layers=layers, attn_implementation=attn, **fields)
+    more = {"activation_function": act} if name == "GPT2Config" else {}
+    config = getattr(transformers, name)(num_hidden_layers=layers, attn_implementation=attn, **fields, **more)
     return transformers.AutoModelForCausalLM.from_config(config)
 
 
@@ -109,10 +112,11 @@ def freeze_all_but_adapters(model, bottom: int, top: int, frozen: str = "fp32") 
                 p.data = p.data.to(dtype)
 
 
-def sub_model(dropout: float, attn: str, act: str, frozen: str, shape: str = "gpt2"):
-    """2 bottom adapters + 4 emulator blocks + 2 top adapters."""
-    model = gpt2(8, dropout, attn, act) if shape == "gpt2" else shaped(shape, 8, attn)
-    freeze_all_but_adapters(model, 2, 2, frozen)
+def sub_model(dropout: float, attn: str, act: str, frozen: str, shape: str = "gpt2", split=(2, 4, 2)):
+    """Bottom adapters, emulator blocks and top adapters, so many of each."""
+    layers = sum(split)
+    model = gpt2(layers, dropout, attn, act) if shape == "gpt2" else shaped(shape, layers, attn, act)
+    freeze_all_but_adapters(model, split[0], split[2], frozen)
     return model
 
 

@@ -52,9 +52,19 @@ void set_memory(Options& options, const Arguments& arguments) {
   if constexpr (requires { options.prefix_cache; }) options.prefix_cache = arguments.number("cache") << 20;
 }
 
+/// Puts all tensors of the offer on a device.
+template <class Model>
+void move_to(const c10::Device& device, Model& model) {
+  using Access = offsite::BlockAccess<Model>;
+  const auto move = [&](std::string_view, at::Tensor& tensor) { tensor = tensor.to(device); };
+  model.visit_shared(move);
+  for (std::int64_t i = 0; i < Access::num_blocks(model); ++i) Access::visit(Access::block(model, i), move);
+}
+
 template <class Model>
 void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
   using namespace offsite;
+  if (const c10::Device device(arguments.text("device")); !device.is_cpu()) move_to(device, offer.model);
   const auto type = arguments.text("type") == "float32" ? at::kFloat : at::kBFloat16;
   const auto batch = arguments.number("batch"), steps = arguments.number("steps"),
              warm = arguments.number("warm");

@@ -12,6 +12,8 @@ struct Shape {
 
 inline constexpr Shape kShapes[] = {
     {"gpt2-small", "gpt2", "{}"},
+    {"gpt2-xl", "gpt2", R"({"n_embd": 1600, "n_head": 25, "n_layer": 48})"},
+    {"gpt2-tiny", "gpt2", R"({"n_embd": 64, "n_head": 2, "n_layer": 4})"},
     {"opt-350m", "opt",
      R"({"hidden_size": 1024, "num_hidden_layers": 24, "ffn_dim": 4096, "num_attention_heads": 16,
          "word_embed_proj_dim": 512, "do_layer_norm_before": false})"},
