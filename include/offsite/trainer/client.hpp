@@ -32,10 +32,10 @@ class Client {
   /// \param compute  in which the model runs; trained values are float32 all the same
   /// \throws ArgumentError if the offer was made for another policy.
   explicit Client(Offer<Model> offer, at::ScalarType compute = at::kFloat, const Adapters& adapters = {})
-      : offered_(trained_tensors(offer, adapters)),
+      : received_(trained_tensors(offer, adapters)),
         trained_(std::move(offer.model), offer.plan.kept(),
                  TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters) {
-    for (const at::Tensor& tensor : offered_)
+    for (const at::Tensor& tensor : received_)
       if (tensor.is_contiguous()) release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
   }
 
@@ -50,8 +50,10 @@ class Client {
     // from_blob takes no const pointer; assign only reads.
     parameters().assign(at::from_blob(const_cast<float*>(global.data()), {global.size()}, at::kFloat));
     parameters().reset_optimizer();
-    received_ = parameters().values().clone();
-    offered_.clear();
+    const at::Tensor values = parameters().values().clone();
+    received_.clear();
+    for (const auto& tensor : parameters().layout().tensors())
+      received_.push_back(FlatParameters::view(values, tensor));
   }
 
   /// Adds an update to the values: the model as the client that returned it had it. \param delta  laid out as the values
@@ -70,13 +72,12 @@ class Client {
     ClientUpdate update{Eigen::VectorXf(parameters().layout().size()), weight};
     const at::Tensor delta = at::from_blob(update.delta.data(), {update.delta.size()}, at::kFloat);
     delta.copy_(parameters().values());
-    const auto subtract = [](const at::Tensor& from, const at::Tensor& before) {
-      const at::Tensor same = from.eq(before);
-      from.sub_(before).masked_fill_(same, 0);
-    };
-    if (received_.defined()) subtract(delta, received_);
-    for (std::size_t i = 0; i < offered_.size(); ++i)
-      subtract(FlatParameters::view(delta, parameters().layout().tensors()[i]), offered_[i].to(at::kFloat));
+    for (std::size_t i = 0; i < received_.size(); ++i) {
+      const at::Tensor change = FlatParameters::view(delta, parameters().layout().tensors()[i]);
+      const at::Tensor before = received_[i].to(at::kFloat);
+      const at::Tensor same = change.eq(before);
+      change.sub_(before).masked_fill_(same, 0);
+    }
     return update;
   }
 
@@ -101,10 +102,9 @@ class Client {
     return tensors;
   }
 
-  // In the layout's order: what updates are measured from, until values are received.
-  std::vector<at::Tensor> offered_;
+  // What updates are measured from, in the layout's order: the offer's tensors, later the last round's.
+  std::vector<at::Tensor> received_;
   TrainedModel<Model, Access> trained_;
-  at::Tensor received_;
 };
 
 }  // namespace offsite
