@@ -97,10 +97,7 @@ void add_certificates_command(CLI::App& program) {
   app->add_option("--authority-days", command->authority_days, "that a new authority is valid")
       ->type_name("N")
       ->capture_default_str();
-  app->footer("");  // the program's own help says it once
-  app->add_option("--json", command->common.json, "write all results to this file, machine-readable")
-      ->type_name("FILE");
-  app->add_flag("--quiet", command->common.quiet, "say nothing on standard error but errors");
+  add_reporting(*app, command->common);
   app->callback([command] {
     Session session("certificates", command->common);
     make_certificates(*command, session);

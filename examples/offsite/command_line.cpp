@@ -2,13 +2,19 @@
 
 #include "offsite/core/error.hpp"
 #include "offsite/data/any_task.hpp"
+#include "offsite/session.hpp"
 
 namespace program {
 
-void add_common(CLI::App& app, CommonArguments& common) {
+void add_reporting(CLI::App& app, CommonArguments& common) {
   app.footer("");  // the program's own help says it once
   app.add_option("--json", common.json, "write all results to this file, machine-readable")
       ->type_name("FILE");
+  app.add_flag("--quiet", common.quiet, "say nothing on standard error but errors");
+}
+
+void add_common(CLI::App& app, CommonArguments& common) {
+  add_reporting(app, common);
   app.add_option("--seed", common.seed, "fixes order and dropout masks")
       ->type_name("N")
       ->capture_default_str();
@@ -21,7 +27,6 @@ void add_common(CLI::App& app, CommonArguments& common) {
                  "processor multiplies it, and scores in the checkpoint's own type")
       ->type_name("TYPE")
       ->capture_default_str();
-  app.add_flag("--quiet", common.quiet, "say nothing on standard error but errors");
   // Read before the command line is parsed; here for --help alone.
   app.add_option("--config", "read options from this TOML file; those given here win")->type_name("FILE");
 }
@@ -158,7 +163,12 @@ void add_memory(CLI::App& app, TrainArguments& training) {
                  "compute what is frozen below the first trained block once a sample, not once an epoch, and "
                  "keep it in at most that much memory, such as 2GB; 0 = not. For adapters at the top only")
       ->type_name("SIZE")
-      ->transform(CLI::Validator(CLI::AsSizeValue(true)).description(""))
+      ->transform(CLI::Validator(
+          [](std::string& text) {
+            text = std::to_string(parse_size(text, "--prefix-cache"));
+            return std::string();
+          },
+          ""))
       ->capture_default_str();
   app.add_option(
          "--prefix-folder", training.prefix_folder,

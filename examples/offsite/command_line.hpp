@@ -7,6 +7,9 @@
 
 namespace program {
 
+/// Where results and remarks go.
+void add_reporting(CLI::App& app, CommonArguments& common);
+/// What subcommands have that compute, `add_reporting`'s included.
 void add_common(CLI::App& app, CommonArguments& common);
 void add_data(CLI::App& app, DataArguments& data, bool required);
 void add_peft_folder(CLI::App& app, Path& folder);

@@ -5,9 +5,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cctype>
 #include <charconv>
 #include <csignal>
 #include <cstdio>
+#include <string_view>
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/process.hpp"
@@ -124,6 +126,32 @@ std::vector<std::int64_t> parse_blocks(const std::string& text, const char* opti
   offsite::require(twice == blocks.end(), "{} is \"{}\", which names block {} twice", option, text,
                    twice == blocks.end() ? 0 : *twice);
   return blocks;
+}
+
+std::int64_t parse_size(const std::string& text, const char* option) {
+  const char* const end = text.data() + text.size();
+  double value = -1;
+  const auto [stop, error] = std::from_chars(text.data(), end, value, std::chars_format::fixed);
+  std::string unit;
+  for (const char* at = stop; at != end; ++at)
+    if (*at != ' ') unit += static_cast<char>(std::tolower(static_cast<unsigned char>(*at)));
+  if (unit.ends_with('b')) unit.pop_back();
+  double factor = unit.ends_with('i') ? 1024 : 1000;
+  if (unit.ends_with('i')) unit.pop_back();
+  constexpr std::string_view kPrefixes = "kmgtpe";
+  bool known = error == std::errc{} && (unit.size() == 1 || (unit.empty() && factor == 1000));
+  if (known && !unit.empty()) {
+    const auto power = kPrefixes.find(unit[0]);
+    known = power != kPrefixes.npos;
+    for (std::size_t i = 0; known && i <= power; ++i) value *= factor;
+  }
+  constexpr double kTooMany = 9.2e18;
+  offsite::require(
+      known && 0 <= value && value < kTooMany,
+      "{} is {}, but it must be a number of bytes from 0 to 9.2e18, alone or with one of kB, MB, GB, "
+      "TB, PB, EB or KiB, MiB, GiB, TiB, PiB, EiB, such as 2GB",
+      option, text);
+  return static_cast<std::int64_t>(value);
 }
 
 std::string blocks_text(const std::vector<std::int64_t>& blocks) {

@@ -51,6 +51,8 @@ void listen_for_interrupts();
 
 /// Blocks as "0,3-5" names them, ascending. \throws offsite::ArgumentError naming the option.
 [[nodiscard]] std::vector<std::int64_t> parse_blocks(const std::string& text, const char* option);
+/// Bytes as "2GB", "1.5 GiB" or "4096" name them. \throws offsite::ArgumentError naming the option.
+[[nodiscard]] std::int64_t parse_size(const std::string& text, const char* option);
 /// "0-3, 5": the other way round, for people.
 [[nodiscard]] std::string blocks_text(const std::vector<std::int64_t>& blocks);
 /// 1234567 -> "1.2 MB".

@@ -42,7 +42,7 @@ def missing_paths(folder):
 
 @test_optimised
 def wrong_names(folder):
-    """wrong names of task, schedule, metric, drop rule, aggregation and dtype list the known ones"""
+    """wrong names of task, schedule, metric, drop rule, aggregation, dtype and size list the known ones"""
     model, data = setup(folder)
     before = tree(folder)
     refuses("evaluate", "--model", model, "--task", "sciqq", "--data", data, status=2, says=r"no task 'sciqq'; the tasks are sciq, choices")
@@ -52,6 +52,9 @@ def wrong_names(folder):
     refuses(*train(folder, data, "--dtype", "float16"), status=2, says="float16, which the CPU does not compute in")
     refuses(*train(folder, data, "--device", "cuda"), status=2, says="--device is cuda")
     refuses(*train(folder, data, "--keep-best"), status=2, says="need --eval-data")
+    for size in ("3XB", "-1", "2 cups", "1e3", "nan", "GB", "9EiB"):
+        refuses(*train(folder, data, f"--prefix-cache={size}"), status=2,
+                says=f"^error: --prefix-cache is {size}, but it must be a number of bytes from 0 to 9.2e18, alone or with one of kB, MB, GB")
     refuses("split", "--model", model, *SPLIT, "--drop", "random", "--out", folder / "out", status=2, says="no drop rule 'random'")
     assert tree(folder) == before
 
