@@ -188,6 +188,43 @@ def killed(folder):
 
 
 @test
+def killed_within_a_round(folder):
+    """a client killed while it trains goes on from its newest checkpoint in that round: the result is the simulation's, bit for bit"""
+    setup(folder)
+    long = ("--max-steps", 60 if SANITIZED else 300)
+    offsite(*simulate(folder, "--data", shares(folder, 1), "--split-data", "by-file", *long, "--out", folder / "simulated"))
+    owner = start(*serve(folder, *long))
+    checkpoints = folder / "of-client-1/checkpoints"
+    client, deadline = start(*join(folder, 1, "--save-steps", 2)), time.monotonic() + LIMIT
+    while not list(checkpoints.glob("step-*")) and client.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    client.kill()
+    client.communicate()
+    assert list(checkpoints.glob("step-*")) and client.returncode == -signal.SIGKILL, client.returncode
+    resumed = offsite(*join(folder, 1, "--save-steps", 1000))
+    assert re.search(r"^round 1: resumed at step [1-9][0-9]*$", resumed.err, re.MULTILINE), resumed.err
+    ended(owner)
+    assert (folder / "owner-model/model.safetensors").read_bytes() == (folder / "simulated/model.safetensors").read_bytes()
+    assert not checkpoints.exists() and journal(folder / "owner")["rounds"][-1]["updates"] == 1
+
+
+@test_optimised
+def shown_upload(folder):
+    """an upload that takes more than one message is shown, in a plain line where no terminal is"""
+    make_model(folder / "model", width=256)
+    questions(folder / "test.jsonl", 4, seed=9)
+    questions(folder / "client-1.jsonl", 4, seed=1)
+    owner = start(*serve(folder, "--max-steps", 1))
+    client = offsite(*join(folder, 1))
+    ended(owner)
+    shown = re.findall(r"^upload 100%  (\d+)/(\d+) kB  ", client.err, re.MULTILINE)
+    assert len(shown) == 1, client.err
+    done, total = map(int, shown[0])
+    kilobytes = 4 * 2 * (12 * 256 * 256 + 13 * 256) // 1000  # of the first and the last block; a file's header comes to it
+    assert kilobytes <= done == total <= kilobytes + 10, shown
+
+
+@test
 def strangers(folder):
     """who has no certificate of the owner's authority, or a name that is not on the list, hears so in one sentence"""
     setup(folder, 2)

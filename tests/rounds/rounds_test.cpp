@@ -150,6 +150,129 @@ TEST_CASE("train_round: a client made anew gives the same bits, with and without
   }
 }
 
+namespace {
+
+/// A client of one process after the other, each of which may be killed at a step: what is kept is its folder.
+struct Restarted {
+  struct Killed {};
+
+  const Offered& offered;
+  RoundTraining how;
+  fs::path folder = offered.folder / "client";
+  Json split = offered.split;
+  std::vector<std::string> said = {};
+
+  /// \param killed_at  it dies in the step after that one; 0 = never
+  std::vector<std::byte> update(const federation::Round& round, const std::vector<std::byte>& adapters,
+                                std::int64_t killed_at = 0, std::span<const Sample> samples = kSamples) {
+    auto client = offered.client();
+    said.clear();
+    const auto result = train_round(
+        client, round.round, adapters, how, samples, folder / "optimizer",
+        {.observers = {[&](const TrainingEvent& event) {
+           const auto* step = std::get_if<StepEvent>(&event);
+           if (step != nullptr && killed_at > 0 && step->step == killed_at + 1) throw Killed{};
+         }},
+         .checkpoints = round_checkpoints_in(folder / "checkpoints", round, split,
+                                             [&](const std::string& sentence) { said.push_back(sentence); }),
+         .resume = true});
+    CHECK(result.summary.steps == 6);
+    CHECK(result.summary.samples == std::ssize(samples));
+    return result.update;
+  }
+};
+
+RoundTraining six_steps(std::int64_t save_steps) {
+  auto how = training(2, true);
+  how.options.num_epochs = 3;
+  how.options.save_steps = save_steps;
+  how.options.proximal_mu = 0.1;
+  how.options.residual_dropout = 0.1;
+  return how;
+}
+
+}  // namespace
+
+TEST_CASE("round checkpoints: a client killed at any step goes on there, and returns the same bytes") {
+  const Offered offered;
+  const auto start = [&] {
+    const auto client = offered.client();
+    return trained_file(client.parameters().layout(), numbers_of(values_of(client)));
+  }();
+  const federation::Round first{.run = "r", .round = 1, .global = {}},
+      second{.run = "r", .round = 2, .global = {}};
+  Restarted whole{offered, six_steps(6), offered.folder / "whole"};
+  const auto update = whole.update(first, start), next = whole.update(second, start);
+  CHECK(whole.said.empty());
+  CHECK((update != next));
+  for (const std::int64_t save_steps : {1, 2, 0}) {  // 0: at each epoch's end, which is two steps
+    CAPTURE(save_steps);
+    Restarted client{offered, six_steps(save_steps),
+                     offered.folder / ("every-" + std::to_string(save_steps))};
+    for (const auto* round : {&first, &second}) {
+      for (const std::int64_t killed_at : {1, 2, 5}) {
+        CAPTURE(killed_at);
+        CHECK_THROWS_AS((void)client.update(*round, start, killed_at), Restarted::Killed);
+      }
+      CHECK((client.update(*round, start) == (round == &first ? update : next)));
+      CHECK(client.said ==
+            std::vector{formatted("round {}: resumed at step {}", round->round, save_steps == 1 ? 5 : 4)});
+      fs::remove_all(client.folder / "checkpoints");
+    }
+  }
+}
+
+TEST_CASE("round checkpoints: one of anything else is passed over in one sentence, and removed") {
+  const Offered offered;
+  auto split = offered.split;
+  const auto start = [&] {
+    const auto client = offered.client();
+    return trained_file(client.parameters().layout(), numbers_of(values_of(client)));
+  }();
+  const federation::Round round{.run = "r", .round = 2, .global = {std::string(64, 'a'), 4}};
+  const auto saved = [&] {
+    Restarted client{offered, six_steps(4)};
+    CHECK_THROWS_AS((void)client.update(round, start, 4), Restarted::Killed);
+    CHECK(client.said.size() < 2);
+  };
+  const auto passed_over = [&](const federation::Round& now, const RoundTraining& how,
+                               std::span<const Sample> samples = kSamples) {
+    Restarted anew{offered, how, offered.folder / "anew"};
+    const auto expected = anew.update(now, start, 0, samples);
+    fs::remove_all(anew.folder);
+    Restarted client{offered, how, offered.folder / "client", split};
+    CHECK((client.update(now, start, 0, samples) == expected));
+    CHECK_FALSE(fs::exists(client.folder / "checkpoints/step-00000004"));
+    fs::remove_all(client.folder);
+    REQUIRE(client.said.size() == 1);
+    return client.said[0];
+  };
+  const auto how = six_steps(6);
+  auto other = round;
+  saved(), other.round = 1;
+  CHECK(passed_over(other, how) == "round 1 begins at its first step, not from the checkpoint in " +
+                                       (offered.folder / "client/checkpoints").string() +
+                                       ": its run had round = 2, this one has 1");
+  saved(), other = round, other.run = "s";
+  CHECK(passed_over(other, how).ends_with("its run had run = r, this one has s"));
+  saved(), other = round, other.global.sha256[0] = 'b';
+  CHECK(passed_over(other, how).find("its run had adapters = aaa") != std::string::npos);
+  auto changed = how;
+  saved(), changed.options.batch_size = 3, changed.options.num_epochs = 2;
+  CHECK(passed_over(round, changed).ends_with("its run had num_epochs = 3, this one has 2"));
+  saved();
+  CHECK(passed_over(round, how, std::span(kSamples).first(7)).find("its run had data = ") !=
+        std::string::npos);
+  saved(), split["format"] = 0;
+  CHECK(passed_over(round, how).find("its run had offer = ") != std::string::npos);
+  saved(), support::write_file(offered.folder / "client/checkpoints/step-00000004/state.json", "{}");
+  CHECK(passed_over(round, how)
+            .ends_with("state.json is not a checkpoint's state: a JSON object has no member 'run'"));
+  split = offered.split;
+  saved(), fs::resize_file(offered.folder / "client/checkpoints/step-00000004/state.safetensors", 3000);
+  CHECK(passed_over(round, how).find("state.safetensors") != std::string::npos);
+}
+
 TEST_CASE("train_round: one round is the file way's update") {
   const Offered offered;
   auto client = offered.client(), plain = offered.client();

@@ -15,6 +15,7 @@
 #include "offsite/model/split.hpp"
 #include "offsite/model/training.hpp"
 #include "offsite/rounds/offer_blobs.hpp"
+#include "offsite/rounds/round_checkpoints.hpp"
 #include "offsite/rounds/train_round.hpp"
 #include "offsite/runs/sides.hpp"
 #include "offsite/trainer/owner.hpp"
@@ -121,13 +122,18 @@ ClientSide client_side(const JoinCommand& command, Session& session, const feder
                           client->parameters().layout().size()));
   ClientSide side;
   side.samples = std::ssize(*samples);
-  side.train = [client, samples, folder = command.journal / "optimizer", &session](
-                   const federation::Round& round, Bytes adapters, const std::function<bool()>& interrupted) {
+  side.train = [client, samples, folder = command.journal, split = welcome.split,
+                save_steps = command.save_steps, &session](const federation::Round& round, Bytes adapters,
+                                                           const std::function<bool()>& interrupted) {
     TrainingReport report(session, fmt::format("round {}", round.round), {});
-    auto result =
-        train_round(*client, round.round, adapters,
-                    RoundTraining::from_json(round.training, "the owner's training options"), *samples,
-                    folder, {.observers = {report.observer()}, .interrupted = interrupted});
+    auto training = RoundTraining::from_json(round.training, "the owner's training options");
+    training.options.save_steps = save_steps;
+    const auto say = [&session](const std::string& sentence) { session.say(sentence); };
+    auto result = train_round(*client, round.round, adapters, training, *samples, folder / "optimizer",
+                              {.observers = {report.observer()},
+                               .checkpoints = round_checkpoints_in(checkpoints_of(folder), round, split, say),
+                               .resume = true,
+                               .interrupted = interrupted});
     report.finish();
     return TrainedUpdate{std::move(result.update), std::move(result.summary)};
   };

@@ -50,7 +50,8 @@ struct JoinCommand {
   Path expect;  ///< `split.json`, a part of one, or an offer that holds one
   Path shared_from;
   DataArguments data;
-  Path out;  ///< for the final adapters
+  Path out;                     ///< for the final adapters
+  std::int64_t save_steps = 0;  ///< between checkpoints within a round; 0 = at each epoch's end
   double patience = 600;
 };
 

@@ -144,6 +144,12 @@ void add_join_command(CLI::App& program) {
   app->add_option("--patience", command->patience, "with an owner that says nothing")
       ->type_name("SECONDS")
       ->capture_default_str();
+  app->add_option(
+         "--save-steps", command->save_steps,
+         "steps between checkpoints in --data-dir, from which a killed client goes on within its round; "
+         "0 = at each epoch's end")
+      ->type_name("N")
+      ->capture_default_str();
   app->add_option("--out", command->out, "write the final adapters to this safetensors file")
       ->type_name("FILE");
   add_common(*app, command->common);

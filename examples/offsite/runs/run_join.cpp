@@ -14,6 +14,7 @@
 #include "offsite/data/any_task.hpp"
 #include "offsite/federation/client.hpp"
 #include "offsite/federation/node.hpp"
+#include "offsite/federation/observed_journal.hpp"
 #include "offsite/federation/sqlite_journal.hpp"
 #include "offsite/io/json.hpp"
 #include "offsite/model_commands.hpp"
@@ -29,6 +30,11 @@ using namespace offsite;
 using namespace offsite::federation;
 
 namespace {
+
+void remove_checkpoints(const Path& journal) {
+  std::error_code ignored;
+  std::filesystem::remove_all(checkpoints_of(journal), ignored);
+}
 
 /// What a client's machine asks of the world.
 struct ClientHost {
@@ -115,6 +121,7 @@ void join_over(AnyTransport& transport, const JoinCommand& command, Session& ses
       task_named(command.data.task, {command.data.prompt_template, command.data.completion_template});
   require(std::isfinite(command.patience) && command.patience > 0 && command.patience <= 1e9,
           "--patience is {} seconds, but it must be above 0 and at most 1e9", command.patience);
+  require(command.save_steps >= 0, "--save-steps is {}, but it must be at least 0", command.save_steps);
   ClientOptions options;
   options.split = expected_split(command.expect);
   options.samples = std::ssize(read_examples(task, command.data.data, command.data.range()));
@@ -127,7 +134,11 @@ void join_over(AnyTransport& transport, const JoinCommand& command, Session& ses
   WorkQueue work;
   ClientHost host{transport, journal, command, session, answers, work, {}, {}, 0, {}};
   const auto records = journal.records();
-  Node node(federation::Client(options, records), journal, host);
+  ObservedJournal observed(journal, [&](const Record& record) {
+    if (record.kind == "settled")
+      work.put([&] { remove_checkpoints(command.journal); });  // who writes them does it
+  });
+  Node node(federation::Client(options, records), observed, host);
   run_node(
       node, transport, answers, work,
       [&] {
@@ -142,6 +153,7 @@ void join_over(AnyTransport& transport, const JoinCommand& command, Session& ses
   require<Error>(host.over.has_value(), "interrupted while it {}; the same command goes on",
                  node.machine().activity());
   const auto& state = node.machine().state();
+  if (state.settled || !node.machine().final_adapters().empty()) remove_checkpoints(command.journal);
   if (!command.out.empty() && !node.machine().final_adapters().empty()) {
     const auto adapters = journal.view(node.machine().final_adapters());
     writing([&] { write_file_atomically(command.out, std::span(&adapters.bytes, 1)); });

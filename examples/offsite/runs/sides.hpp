@@ -38,6 +38,9 @@ struct TrainedUpdate {
   offsite::TrainingSummary summary;
 };
 
+/// Where a client keeps its checkpoints of the round it trains.
+inline Path checkpoints_of(const Path& journal) { return journal / "checkpoints"; }
+
 /// A client's sub-model and data.
 struct ClientSide {
   std::int64_t samples = 0;

@@ -75,8 +75,8 @@ struct ClientState {
 /// A client of a federation as a state machine without I/O: events in, actions out (see events.hpp).
 ///
 /// It says hello until it is answered, fetches what it lacks of the offer, and tells what it is doing at each heartbeat;
-/// the owner's answers move it on. A round whose training was interrupted is trained again; one that was trained is
-/// offered until the owner answers.
+/// the owner's answers move it on. A round whose training was interrupted is asked for and trained again, by a host that
+/// keeps checkpoints from the newest; one that was trained is offered until the owner answers.
 class Client {
  public:
   /// \param records  of the journal, as they were appended: none at the first start

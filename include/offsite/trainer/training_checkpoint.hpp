@@ -54,6 +54,17 @@ inline Json to_json(const TrainingState& s) {
                        {"evaluations_since_best", s.evaluations_since_best}});
 }
 
+/// The first thing that a saved run had other than `run`, for people; empty if there is none.
+inline std::string difference(const RunIdentity& run, const Json& saved) {
+  for (const auto& [name, value] : run) {
+    const auto* found = saved.find(name);
+    const std::string was = found == nullptr ? "nothing" : found->text();
+    if (found == nullptr || was != value)
+      return formatted("its run had {} = {}, this one has {}", name, was, value);
+  }
+  return {};
+}
+
 inline TrainingState training_state(const Json& j) {
   TrainingState s;
   const auto read = [&](const char* name, auto& value) { j.at(name).get_to(value); };
@@ -104,6 +115,19 @@ class TrainingCheckpoints {
     return path;
   }
 
+  /// What the run of the newest checkpoint had other than `run`: "its run had seed = 1, this one has 2"; empty if it had the
+  /// same, or if there is none. \throws ProtocolError if the checkpoint is broken.
+  [[nodiscard]] std::string difference(const RunIdentity& run) const {
+    const auto all = list();
+    if (all.empty()) return {};
+    const auto file = all.back() / "state.json";
+    try {
+      return detail::difference(run, read_json(file).at("run"));
+    } catch (const ProtocolError& error) {
+      throw ProtocolError(formatted("{} is not a checkpoint's state: {}", file.string(), error.what()));
+    }
+  }
+
   /// Restores the newest checkpoint, if there is one, as `CheckpointStore` says.
   [[nodiscard]] std::optional<TrainingState> restore(const RunIdentity& run, FlatParameters& parameters,
                                                      at::Tensor& best,
@@ -117,7 +141,9 @@ class TrainingCheckpoints {
       require<ProtocolError>(saved.at("format") == kFormat,
                              "its format is {}, but this version reads format {}", saved.at("format").dump(),
                              kFormat);
-      check_same_run(run, saved.at("run"), path);
+      const auto difference = detail::difference(run, saved.at("run"));
+      require(difference.empty(), "cannot resume from {}: {}; give the same, or start anew with --force",
+              path.string(), difference);
       state = detail::training_state(saved.at("state"));
       const Json machine = detail::run_machine();
       for (const auto& [name, value] : machine.items())
@@ -142,17 +168,6 @@ class TrainingCheckpoints {
       if (entry.path().filename().string().starts_with("step-")) found.push_back(entry.path());
     std::sort(found.begin(), found.end());
     return found;
-  }
-
-  static void check_same_run(const RunIdentity& run, const Json& saved, const std::filesystem::path& path) {
-    for (const auto& [name, value] : run) {
-      const auto* found = saved.find(name);
-      const std::string was = found == nullptr ? "nothing" : found->text();
-      require(found != nullptr && was == value,
-              "cannot resume from {}: its run had {} = {}, this one has {}; give the same, or start anew "
-              "with --force",
-              path.string(), name, was, value);
-    }
   }
 
   static void load_tensors(const std::filesystem::path& path, FlatParameters& parameters, at::Tensor& best) {
