@@ -4,12 +4,12 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
+#include <span>
 #include <string>
 #include <system_error>
 #include <utility>
 
 #include "offsite/core/error.hpp"
-#include "offsite/core/tensor_view.hpp"
 #include "offsite/federation/messages.hpp"
 #include "offsite/io/json.hpp"
 #include "offsite/io/sha256.hpp"
