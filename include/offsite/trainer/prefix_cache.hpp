@@ -17,6 +17,7 @@
 #include "offsite/core/random.hpp"
 #include "offsite/core/sequences.hpp"
 #include "offsite/data/sample.hpp"
+#include "offsite/io/xxh64.hpp"
 
 namespace offsite {
 
@@ -49,7 +50,7 @@ class PrefixCache {
     if (groups() == 0) return;
     for (std::int64_t i = 0; i < kept(); ++i) {
       const auto tokens = tokens_of(i);
-      places_.emplace_back(hash(std::as_bytes(tokens)), i);
+      places_.emplace_back(xxh64(std::as_bytes(tokens)), i);
     }
     std::sort(places_.begin(), places_.end());
     ready_.assign(static_cast<std::size_t>(groups()), false);
@@ -154,7 +155,7 @@ class PrefixCache {
 
   /// The sample of these tokens, or -1.
   [[nodiscard]] std::int64_t find(std::span<const std::int64_t> ids) const {
-    const std::pair<std::uint64_t, std::int64_t> least{hash(std::as_bytes(ids)), 0};
+    const std::pair<std::uint64_t, std::int64_t> least{xxh64(std::as_bytes(ids)), 0};
     const auto place = std::lower_bound(places_.begin(), places_.end(), least);
     if (place == places_.end() || place->first != least.first) return -1;
     const auto tokens = tokens_of(place->second);
@@ -219,20 +220,10 @@ class PrefixCache {
       if (!ready_[static_cast<std::size_t>(g)]) checksum(g) = 0;
   }
 
-  [[nodiscard]] static std::uint64_t hash(std::span<const std::byte> bytes) {
-    std::uint64_t key = mix(bytes.size()), word = 0;
-    for (; bytes.size() >= sizeof word; bytes = bytes.subspan(sizeof word)) {
-      std::memcpy(&word, bytes.data(), sizeof word);
-      key = mix(key ^ word);
-    }
-    word = 0;
-    if (!bytes.empty()) std::memcpy(&word, bytes.data(), bytes.size());
-    return mix(key ^ word);
-  }
-  [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> bytes) { return hash(bytes) | 1; }
+  [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> bytes) { return xxh64(bytes) | 1; }
   [[nodiscard]] static std::uint64_t hash_of(std::span<const Sample> samples) {
     std::uint64_t key = mix(samples.size());
-    for (const auto& sample : samples) key = mix(key ^ hash(std::as_bytes(std::span(sample.tokens))));
+    for (const auto& sample : samples) key = mix(key ^ xxh64(std::as_bytes(std::span(sample.tokens))));
     return key;
   }
 
