@@ -240,7 +240,7 @@ struct OwnerHost : Host<GrpcOwnerTransport> {
 
   using Host<GrpcOwnerTransport>::operator();
   void operator()(const CheckUpdate& request) {
-    const auto facts = check_update(journal.view(request.sha256).bytes, shapes);
+    const auto facts = check_update(journal.view(request.sha256), shapes);
     answers.put(Checked{request.peer, request.sha256, facts.norm, facts.error});
   }
   void operator()(const Aggregate& request) {

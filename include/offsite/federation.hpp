@@ -22,6 +22,7 @@
 #include "offsite/federation/run_summary.hpp"
 #include "offsite/federation/safetensors_bytes.hpp"
 #include "offsite/federation/split_difference.hpp"
+#include "offsite/federation/sum_of_squares.hpp"
 #include "offsite/federation/update_limits.hpp"
 #include "offsite/federation/wire.hpp"
 #include "offsite/transport/certificates.hpp"

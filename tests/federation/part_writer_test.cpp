@@ -43,11 +43,25 @@ TEST_CASE("PartWriter: two files that come in turns are written and hashed, more
     writer.write(folder / "a", i * kPiece, piece(a, i * kPiece, (i + 1) * kPiece));
     writer.write(folder / "b", i * kPiece, piece(b, i * kPiece, (i + 1) * kPiece));
   }
-  CHECK(writer.finish(folder / "a", a.size()) == offsite::sha256_hex(a));
-  CHECK(writer.finish(folder / "b", b.size()) == offsite::sha256_hex(b));
+  CHECK(writer.finish(folder / "a", a.size()).sha256 == offsite::sha256_hex(a));
+  CHECK(writer.finish(folder / "b", b.size()).sha256 == offsite::sha256_hex(b));
   CHECK(read(folder / "a") == text_of(a));
   CHECK(read(folder / "b") == text_of(b));
-  CHECK(writer.finish(folder / "a", a.size()).empty());  // forgotten
+  CHECK(writer.finish(folder / "a", a.size()).sha256.empty());  // forgotten
+}
+
+TEST_CASE("PartWriter: whole blocks and other pieces of one file meet without a seam") {
+  const support::TemporaryFolder folder;
+  const auto all = bytes_of(60'000, 8);
+  PartWriter writer;
+  std::size_t at = 0;
+  for (const std::size_t size : {8192, 4096 + 17, 4096 - 17, 5000, 30'000}) {
+    writer.write(folder / "a", at, piece(all, at, at + size));
+    at += size;
+  }
+  writer.write(folder / "a", 12'288, piece(all, 12'288, all.size()));  // a step back, to a block's beginning
+  writer.settle();
+  CHECK(read(folder / "a") == text_of(all));
 }
 
 TEST_CASE("PartWriter: a hash is given of what came in order from the beginning, else none") {
@@ -58,17 +72,17 @@ TEST_CASE("PartWriter: a hash is given of what came in order from the beginning,
     writer.write(folder / "a", begin, piece(all, begin, end));
   };
   write(0, 100), write(100, 300);
-  CHECK(writer.finish(folder / "a", 200).empty());  // more than was asked about
+  CHECK(writer.finish(folder / "a", 200).sha256.empty());  // more than was asked about
   write(0, 100), write(100, 200);
-  CHECK(writer.finish(folder / "a", 300).empty());  // less
-  write(200, 300);                                  // as after a restart
-  CHECK(writer.finish(folder / "a", 300).empty());
+  CHECK(writer.finish(folder / "a", 300).sha256.empty());  // less
+  write(200, 300);                                         // as after a restart
+  CHECK(writer.finish(folder / "a", 300).sha256.empty());
   CHECK(read(folder / "a") == text_of(all));
   write(0, 200), write(100, 300);  // a step back
-  CHECK(writer.finish(folder / "a", 300).empty());
+  CHECK(writer.finish(folder / "a", 300).sha256.empty());
   CHECK(read(folder / "a") == text_of(all));
   write(0, 200), write(100, 300), write(0, 300);  // anew
-  CHECK(writer.finish(folder / "a", 300) == offsite::sha256_hex(all));
+  CHECK(writer.finish(folder / "a", 300).sha256 == offsite::sha256_hex(all));
   write(0, 50);
   writer.settle();
   CHECK(read(folder / "a") == text_of(piece(all, 0, 50)));  // a file ends behind what was written last
@@ -84,9 +98,9 @@ TEST_CASE("PartWriter: what could not be written is told once, by the next call 
   CHECK(support::message_of<offsite::ArgumentError>([&] { writer.write(lost, 10, bytes_of(10, 4)); }) ==
         sentence);
   writer.write(folder / "b", 0, bytes_of(10, 5));
-  CHECK(writer.finish(folder / "b", 10) == offsite::sha256_hex(bytes_of(10, 5)));
+  CHECK(writer.finish(folder / "b", 10).sha256 == offsite::sha256_hex(bytes_of(10, 5)));
   CHECK(support::message_of<offsite::ArgumentError>([&] { (void)writer.finish(lost, 10); }) == sentence);
-  CHECK(writer.finish(lost, 10).empty());
+  CHECK(writer.finish(lost, 10).sha256.empty());
 
   writer.write("/dev/full", 0, bytes_of(10, 6));
   CHECK_THROWS_AS((void)writer.finish("/dev/full", 10), offsite::ArgumentError);

@@ -2,12 +2,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
 
 #include "federation/check_journal.hpp"
 #include "offsite/core/random.hpp"
+#include "offsite/federation/check_update.hpp"
 #include "offsite/federation/sqlite_journal.hpp"
 
 #include "support/test.hpp"
@@ -70,6 +72,35 @@ TEST_CASE(
   CHECK(support::message_of<offsite::ArgumentError>([&] {
           SqliteJournal{folder.path()};
         }).find("cannot be used: file is not a database") != std::string::npos);
+}
+
+TEST_CASE("SqliteJournal: an update that was seen as it came is not read again to be checked") {
+  const support::TemporaryFolder folder;
+  const std::vector<float> numbers(5000, 2);
+  const auto update = safetensors_bytes(std::vector<offsite::NamedView>{
+      {"a", {offsite::Dtype::kF32, {5000}, std::as_bytes(std::span(numbers))}}});
+  const TrainedShapes shapes{{"a", {5000}}};
+  const Blob blob{offsite::sha256_hex(update), update.size()};
+  SqliteJournal journal(folder / "whole");
+  journal.write_part("a", blob, 0, std::span(update).first(8192));
+  journal.write_part("a", blob, 8192, std::span(update).subspan(8192));
+  REQUIRE(journal.finish_part("a", blob));
+  const auto view = journal.view(blob.sha256);
+  CHECK(view.squares == 20'000.0);
+  CHECK(check_update(view, shapes).norm == check_update(view.bytes, shapes).norm);
+  journal.drop(blob.sha256);
+  journal.put(update);
+  CHECK_FALSE(journal.view(blob.sha256).squares.has_value());
+
+  {
+    SqliteJournal cut(folder / "cut");
+    cut.write_part("a", blob, 0, std::span(update).first(8192));
+  }
+  SqliteJournal again(folder / "cut");
+  again.write_part("a", blob, 8192, std::span(update).subspan(8192));
+  REQUIRE(again.finish_part("a", blob));
+  CHECK_FALSE(again.view(blob.sha256).squares.has_value());
+  CHECK(check_update(again.view(blob.sha256), shapes).norm == std::sqrt(20'000.0));
 }
 
 TEST_CASE("SqliteJournal: no name leads out of the folder") {

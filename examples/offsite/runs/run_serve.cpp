@@ -43,7 +43,7 @@ struct OwnerHost {
   }
   void operator()(const CheckUpdate& request) {
     work.put([this, request] {
-      const auto facts = check_update(run.journal.view(request.sha256).bytes, shapes);
+      const auto facts = check_update(run.journal.view(request.sha256), shapes);
       answers.put(Checked{request.peer, request.sha256, facts.norm, facts.error});
     });
   }

@@ -1,18 +1,18 @@
 #pragma once
-#include <array>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
-#include <cstring>
 #include <map>
-#include <numeric>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
+#include "offsite/federation/journal.hpp"
 #include "offsite/federation/safetensors_bytes.hpp"
+#include "offsite/federation/sum_of_squares.hpp"
 
 namespace offsite::federation {
 
@@ -45,35 +45,14 @@ struct UpdateFacts {
   std::string error;  ///< one sentence; empty if there is nothing wrong
 };
 
-namespace detail {
-
-/// Of float32 at any address. Finite if and only if all of them are: squares of finite ones are far below double's end.
-[[nodiscard]] inline double sum_of_squares(std::span<const std::byte> bytes) {
-  constexpr std::size_t kLanes = 8;  // sums that do not wait for each other
-  std::array<double, kLanes> sums{};
-  std::array<float, kLanes> values{};
-  const auto add = [&] {
-    for (std::size_t i = 0; i < kLanes; ++i) sums[i] += double{values[i]} * double{values[i]};
-  };
-  while (bytes.size() >= sizeof values) {
-    std::memcpy(values.data(), bytes.data(), sizeof values);
-    bytes = bytes.subspan(sizeof values);
-    add();
-  }
-  values = {};
-  if (!bytes.empty()) std::memcpy(values.data(), bytes.data(), bytes.size());
-  add();
-  return std::accumulate(sums.begin(), sums.end(), 0.0);
-}
-
-}  // namespace detail
-
 /// Looks at every number of an update before anything else does: it must hold exactly the trained tensors, in float32,
-/// all of them finite. One pass.
-[[nodiscard]] inline UpdateFacts check_update(std::span<const std::byte> bytes, const TrainedShapes& shapes) {
+/// all of them finite. One pass, or none over the numbers if their squares are known.
+/// \param squares  the sum of those of all numbers, if these bytes were seen as they came
+[[nodiscard]] inline UpdateFacts check_update(std::span<const std::byte> bytes, const TrainedShapes& shapes,
+                                              std::optional<double> squares = {}) {
   try {
     const auto tensors = read_safetensors(bytes, "the update");
-    double squares = 0;
+    std::size_t numbers = 0;  // bytes of them, which are the last of the file
     for (const auto& [name, tensor] : tensors) {
       const auto shown = offsite::detail::shown(name);
       const auto expected = shapes.find(name);
@@ -85,20 +64,25 @@ namespace detail {
       require<ProtocolError>(tensor.shape == expected->second,
                              "tensor {} of the update has shape {}, but {} was expected", shown,
                              shape_text(tensor.shape), shape_text(expected->second));
-      const double sum = detail::sum_of_squares(tensor.bytes);
-      require<ProtocolError>(std::isfinite(sum), "tensor {} of the update holds a number that is not finite",
-                             shown);
-      squares += sum;
+      numbers += tensor.bytes.size();
     }
     for (const auto& [name, shape] : shapes) {
       bool found = false;
       for (const auto& tensor : tensors) found = found || tensor.name == name;
       require<ProtocolError>(found, "the update lacks tensor {}", offsite::detail::shown(name));
     }
-    return {std::sqrt(squares), ""};
+    const double sum = squares && std::isfinite(*squares) ? *squares : sum_of_squares(bytes.last(numbers));
+    for (const auto& [name, tensor] : tensors)
+      require<ProtocolError>(std::isfinite(sum) || std::isfinite(sum_of_squares(tensor.bytes)),
+                             "tensor {} of the update holds a number that is not finite",
+                             offsite::detail::shown(name));
+    return {std::sqrt(sum), ""};
   } catch (const ProtocolError& error) {
     return {0, error.what()};
   }
+}
+[[nodiscard]] inline UpdateFacts check_update(const BlobView& update, const TrainedShapes& shapes) {
+  return check_update(update.bytes, shapes, update.squares);
 }
 
 }  // namespace offsite::federation

@@ -3,6 +3,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -25,6 +26,8 @@ struct Record {
 struct BlobView {
   std::span<const std::byte> bytes;
   std::shared_ptr<const void> owner;
+  /// Of its numbers, if it was seen as it came; means something if it is a safetensors file of float32 (see `FileSquares`).
+  std::optional<double> squares{};
 };
 
 namespace detail {

@@ -89,7 +89,7 @@ struct LocalHost {
     queues->deliveries.push_back({send.peer, Arrived{self, std::move(send.message)}});
   }
   void operator()(const CheckUpdate& request) {
-    const auto facts = check_update(journal->view(request.sha256).bytes, *shapes);
+    const auto facts = check_update(journal->view(request.sha256), *shapes);
     answer(Checked{request.peer, request.sha256, facts.norm, facts.error});
   }
   void operator()(const Aggregate& request) { answer(work->aggregate(request)); }

@@ -10,7 +10,10 @@
 #include <cstdint>
 #include <cstring>
 #include <filesystem>
+#include <map>
 #include <memory>
+#include <mutex>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -102,6 +105,28 @@ class FolderLock {
   int file_;
 };
 
+/// Sums of squares of blobs that were seen as they came, by SHA-256. Thread-safe, as views of a journal are.
+class SquaresSeen {
+ public:
+  void keep(const std::string& sha256, double squares) {
+    const std::lock_guard lock(mutex_);
+    squares_[sha256] = squares;
+  }
+  void forget(std::string_view sha256) {
+    const std::lock_guard lock(mutex_);
+    if (const auto found = squares_.find(sha256); found != squares_.end()) squares_.erase(found);
+  }
+  [[nodiscard]] std::optional<double> squares_of(std::string_view sha256) const {
+    const std::lock_guard lock(mutex_);
+    const auto found = squares_.find(sha256);
+    return found == squares_.end() ? std::nullopt : std::optional(found->second);
+  }
+
+ private:
+  mutable std::mutex mutex_;
+  std::map<std::string, double, std::less<>> squares_;
+};
+
 }  // namespace detail
 
 /// A journal in a folder: records in `journal.sqlite`, blobs beside it in `blobs/`, named by their hash (adapters, updates
@@ -148,9 +173,12 @@ class SqliteJournal {
   [[nodiscard]] BlobView view(std::string_view sha256) const {
     require<ProtocolError>(contains(sha256), "the journal in {} holds no blob {}", folder_.string(), sha256);
     const auto file = std::make_shared<const MappedFile>(blob_path(sha256));
-    return {file->bytes(), file};
+    return {file->bytes(), file, seen_->squares_of(sha256)};
   }
-  void drop(std::string_view sha256) { remove(blob_path(sha256)); }
+  void drop(std::string_view sha256) {
+    seen_->forget(sha256);
+    remove(blob_path(sha256));
+  }
 
   [[nodiscard]] std::uint64_t open_part(std::string_view peer, const Blob& blob) const {
     const auto path = part_path(peer, blob);
@@ -170,9 +198,9 @@ class SqliteJournal {
   }
   bool finish_part(std::string_view peer, const Blob& blob) {
     const auto path = part_path(peer, blob);
-    const auto sha256 = parts_->finish(path, blob.bytes);
+    const auto seen = parts_->finish(path, blob.bytes);
     if (!std::filesystem::exists(path)) return false;
-    if (!has_hash(path, sha256, blob)) {
+    if (!has_hash(path, seen.sha256, blob)) {
       remove(path);
       return false;
     }
@@ -185,6 +213,7 @@ class SqliteJournal {
     require(::rename(path.c_str(), target.c_str()) == 0, "cannot write {}: {}", target.string(),
             std::strerror(errno));
     offsite::detail::sync_folder(target.parent_path());
+    if (!seen.sha256.empty()) seen_->keep(blob.sha256, seen.squares);
     return true;
   }
   void drop_part(std::string_view peer, const Blob& blob) {
@@ -260,6 +289,7 @@ class SqliteJournal {
   std::filesystem::path folder_;
   std::unique_ptr<detail::FolderLock> lock_;
   std::unique_ptr<detail::Database> database_;
+  std::unique_ptr<detail::SquaresSeen> seen_ = std::make_unique<detail::SquaresSeen>();
   std::unique_ptr<PartWriter> parts_ = std::make_unique<PartWriter>();
 };
 
