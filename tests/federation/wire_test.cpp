@@ -113,7 +113,14 @@ TEST_CASE("wire: a refusal says in one sentence what is wrong") {
   const std::string from = "a message from 'lab-b' is refused: ";
   CHECK(refusal({}) == from + "it has 0 bytes, but the shortest has 48");
   CHECK(refusal(with(0, 'x')) == from + "it does not begin with OFFT");
-  CHECK(refusal(with(4, 9)) == from + "its layout is of version 9, but this reads version 1");
+  CHECK(refusal(with(4, 9)) ==
+        from +
+            "its layout is of version 9, but this reads version 2: both ends need the same version of "
+            "offsite");
+  CHECK(refusal(with(4, 1)) ==
+        from +
+            "its layout is of version 1, but this reads version 2: both ends need the same version of "
+            "offsite");
   CHECK(refusal(with(5, 77)) == from + "its number 77 is unknown");
   CHECK(refusal(with(11, 1)) ==
         from + fmt::format("its header claims {} bytes, but at most 65536 are allowed",

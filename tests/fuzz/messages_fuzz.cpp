@@ -31,13 +31,14 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
   const std::span bytes(reinterpret_cast<const std::byte*>(data), size);
   decode_and_encode(bytes);
 
-  // The same with a checksum and lengths that fit, as an enemy makes them: else nothing gets past those.
+  // The same with a version, a checksum and lengths that fit, as an enemy makes them: else nothing gets past those.
   if (size >= kPrefixBytes + kChecksumBytes) {
     std::vector<std::byte> fitting(bytes.begin(), bytes.end());
     const auto payload =
         std::to_integer<std::size_t>(fitting[12]) % (size - kPrefixBytes - kChecksumBytes + 1);
     const std::uint32_t sizes[] = {static_cast<std::uint32_t>(size - kPrefixBytes - kChecksumBytes - payload),
                                    static_cast<std::uint32_t>(payload)};
+    fitting[4] = std::byte{kWireVersion};
     std::memcpy(fitting.data() + 8, sizes, sizeof sizes);
     const auto sum = detail::checksum(std::span(fitting).first(size - kChecksumBytes));
     std::copy(sum.begin(), sum.end(), fitting.end() - static_cast<std::ptrdiff_t>(sum.size()));

@@ -24,7 +24,7 @@ namespace offsite::federation {
 /// How a message lies in bytes:
 ///
 ///   0   4  "OFFT"
-///   4   1  version of this layout, 1
+///   4   1  version of this layout, 2
 ///   5   1  number of the message
 ///   6   2  zero
 ///   8   4  bytes of the header, little-endian
@@ -36,7 +36,7 @@ namespace offsite::federation {
 /// The checksum finds damage, not forgery: that is the transport's task. A blob's own hash is checked besides, so the
 /// payload needs no second pass of SHA-256 here.
 inline constexpr std::array<char, 4> kMagic{'O', 'F', 'F', 'T'};
-inline constexpr std::uint8_t kWireVersion = 1;
+inline constexpr std::uint8_t kWireVersion = 2;  // 1 summed a payload by SHA-256 like the rest
 inline constexpr std::size_t kPrefixBytes = 16;
 inline constexpr std::size_t kChecksumBytes = 32;
 
@@ -89,10 +89,6 @@ template <std::size_t I = 0>
   }
 }
 
-}  // namespace detail
-
-namespace detail {
-
 [[nodiscard]] inline std::vector<std::byte> encode(const Message& message,
                                                    std::span<const std::byte> payload) {
   const auto header = std::visit([](const auto& m) { return write_fields(m); }, message).dump();
@@ -120,21 +116,6 @@ namespace detail {
   return out;
 }
 
-}  // namespace detail
-
-/// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
-[[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
-  const auto* chunk = std::get_if<Chunk>(&message);
-  return detail::encode(message, chunk != nullptr ? chunk->bytes : std::span<const std::byte>());
-}
-/// A chunk as bytes, whose own lie elsewhere. \throws ArgumentError as `encode`.
-[[nodiscard]] inline std::vector<std::byte> encode_chunk(const std::string& sha256, std::uint64_t offset,
-                                                         std::span<const std::byte> bytes) {
-  return detail::encode(Chunk{sha256, offset, {}}, bytes);
-}
-
-namespace detail {
-
 /// A message but for a chunk's bytes, and where those lie.
 struct DecodedMessage {
   Message message;
@@ -149,8 +130,10 @@ struct DecodedMessage {
                 "it does not begin with OFFT");
   const auto version = std::to_integer<unsigned>(bytes[4]);
   const auto kind = std::to_integer<std::size_t>(bytes[5]);
-  check_message(version == kWireVersion, peer, "its layout is of version {}, but this reads version {}",
-                version, kWireVersion);
+  check_message(
+      version == kWireVersion, peer,
+      "its layout is of version {}, but this reads version {}: both ends need the same version of offsite",
+      version, kWireVersion);
   check_message(kind < std::variant_size_v<Message>, peer, "its number {} is unknown", kind);
   check_message(bytes[6] == std::byte{0} && bytes[7] == std::byte{0}, peer, "bytes 6 and 7 are not zero");
   std::array<std::uint32_t, 2> sizes{};
@@ -178,6 +161,17 @@ struct DecodedMessage {
 }
 
 }  // namespace detail
+
+/// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
+[[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
+  const auto* chunk = std::get_if<Chunk>(&message);
+  return detail::encode(message, chunk != nullptr ? chunk->bytes : std::span<const std::byte>());
+}
+/// A chunk as bytes, whose own lie elsewhere. \throws ArgumentError as `encode`.
+[[nodiscard]] inline std::vector<std::byte> encode_chunk(const std::string& sha256, std::uint64_t offset,
+                                                         std::span<const std::byte> bytes) {
+  return detail::encode(Chunk{sha256, offset, {}}, bytes);
+}
 
 /// The message these bytes are, checked from the first to the last; nothing larger than they are is allocated on a
 /// claim they make. \param peer  who sent them, for errors

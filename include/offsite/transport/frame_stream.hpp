@@ -27,7 +27,7 @@ using Milliseconds = std::chrono::milliseconds;
 using Instant = std::chrono::steady_clock::time_point;
 
 /// Most bytes of a frame in one gRPC message.
-inline constexpr std::size_t kFramePiece = 128 << 10;
+inline constexpr std::size_t kFramePiece = 256 << 10;
 inline constexpr std::size_t kLengthBytes = 8;
 /// Most bytes of one gRPC message.
 inline constexpr int kMostFramePiece = static_cast<int>(kFramePiece + kLengthBytes);
