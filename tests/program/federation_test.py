@@ -358,7 +358,7 @@ class Liar:
 
     def send(self, kind, header, payload=b""):
         text = json.dumps(header).encode()
-        head = b"OFFT" + bytes((1, kind, 0, 0)) + struct.pack("<II", len(text), len(payload)) + text
+        head = b"OFFT" + bytes((2, kind, 0, 0)) + struct.pack("<II", len(text), len(payload)) + text
         self.write(head + payload + hashlib.sha256(head + (struct.pack("<Q", xxh64(payload)) if payload else b"")).digest())
 
     def receive(self, *kinds):
