@@ -81,8 +81,11 @@ struct ClientHost {
       trained.round = round.round;
       try {
         const auto adapters = journal.view(round.global.sha256);
-        const auto result = side.value().train(round, adapters.bytes, [&] {
-          return round.round <= cancelled || work.closed() || interrupted();
+        TrainedUpdate result;
+        writing([&] {  // checkpoints
+          result = side.value().train(round, adapters.bytes, [&] {
+            return round.round <= cancelled || work.closed() || interrupted();
+          });
         });
         if (result.summary.interrupted) return;
         trained.update = journal.put(result.update);
