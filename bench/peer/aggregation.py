@@ -1,18 +1,24 @@
 """Both sides of bench/aggregation.cpp: Flower's strategies and NumPy as its users write it, beside ours.
 
     pip install flwr numpy
-    python bench/peer/aggregation.py --binary PATH [--numbers 10000000] [--clients 32] [--rounds 3] [--threads 1,2]
+    python bench/peer/aggregation.py --binary PATH [--out docs/aggregation_benchmark.md] [--numbers 10000000]
+        [--clients 32] [--rounds 3] [--minutes 5] [--threads 1,2] [--processor-time]
 
-The sides run one after the other, round by round. Flower's time is that of its own aggregation on arrays that are decoded
+The sides run one after the other, round by round; no round begins that would not end within the minutes, but for the first.
+Needs 8 GB of memory. Flower's functions use one thread, so they run once a round, with as many as the largest number. Flower's time is that of its own aggregation on arrays that are decoded
 already; "with decoding" is what its server pays, which gets the updates as bytes in NumPy's file format. Of `aggregate` and
 `aggregate_inplace` the faster counts. Policies of which Flower needs minutes are compared on fewer numbers, both sides on the
-same ones. Prints a table and, last, one line of JSON.
+same ones. "streamed" is the mean from updates that come eight at a time. Prints a table and, last, one line of JSON; `--out` writes
+the tables as a page. `--processor-time` counts processor time instead, for machines that do other work, too.
 """
 
 import argparse
+import datetime
+import importlib.metadata
 import json
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -23,16 +29,17 @@ SORTED = ["trimmed_mean", "coordinate_median"]
 # policies, and the part of the numbers that the sides are compared on
 GROUPS = [(MEANS, 1), (SORTED, 5), (["geometric_median", "krum", "multi_krum"], 10), (["bulyan"], 40)]
 LAYERS = 10  # arrays an update has at Flower's
+clock = time.perf_counter
 
 
-def best_of_two(work, make=lambda: ()):
-    """Seconds of the second call: the first makes what is kept between rounds. Of a slow one, the first."""
+def best_of_two(work, make=lambda: (), patience=2):
+    """Seconds of the faster of two calls: the first makes what is kept between rounds. Of a slow one, the first."""
     taken = []
-    while len(taken) < 2 and sum(taken) < 2:
+    while len(taken) < 2 and sum(taken) < patience:
         arguments = make()
-        start = time.perf_counter()
+        start = clock()
         work(*arguments)
-        taken.append(time.perf_counter() - start)
+        taken.append(clock() - start)
     return min(taken)
 
 
@@ -77,7 +84,7 @@ def flower(policies, clients, numbers):
             acting = strategy_of(policy, ndarrays_to_parameters(start))
             acting.inplace = inplace
             acting.initialize_parameters(None)
-            taken = best_of_two(lambda: acting.aggregate_fit(1, results, []))
+            taken = best_of_two(lambda: acting.aggregate_fit(1, results, []), patience=1)
             seconds["bytes"] = min(taken, seconds.get("bytes", taken))
         decoded = [(None, FitRes(Status(Code.OK, ""), parts, weight, {})) for parts, weight in arrays]
         modules = [sys.modules[name] for name in list(sys.modules) if name.startswith("flwr.server.strategy.")]
@@ -105,17 +112,17 @@ def flower(policies, clients, numbers):
                 "bulyan": lambda results: functions.aggregate_bulyan(results, 1, functions.aggregate_krum, to_keep=0),
                 }[policy]
         results = encoded()
-        start = time.perf_counter()
+        start = clock()
         for _, result in results:
             parameters_to_ndarrays(result.parameters)
-        decoding = time.perf_counter() - start
+        decoding = clock() - start
         seconds = best_of_two(work, lambda: (list(arrays),))  # Bulyan takes from its list
         return {"arrays": seconds, "bytes": seconds + decoding}
 
     measured = {}
     for policy in policies:
-        if policy in ("fedavg", "fedprox", "fedavgm", "fedadam", "fedyogi", "fedadagrad"):
-            measured[policy] = mean_family("fedavg" if policy == "fedprox" else policy)
+        if policy in ("fedavg", "fedavgm", "fedadam", "fedyogi", "fedadagrad"):
+            measured[policy] = mean_family(policy)
         elif policy in ("trimmed_mean", "coordinate_median", "krum", "multi_krum", "bulyan"):
             measured[policy] = robust(policy)
     return measured
@@ -188,47 +195,61 @@ def numpy_reference(policies, clients, numbers):
 
 def last_json(command, threads):
     names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=900,
+    done = subprocess.run([str(word) for word in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=300,
                           env={**os.environ, **dict.fromkeys(names, str(threads)), "FLWR_TELEMETRY_ENABLED": "0"})
     if done.returncode != 0:
         sys.exit(f"{' '.join(map(str, command))} failed:\n{done.stderr[-3000:]}")
     return json.loads([line for line in done.stdout.splitlines() if line.startswith("{")][-1])
 
 
-def measure(options, threads):
-    """{policy: a row}; a row has seconds a round of each side and what follows from them."""
-    rows = {}
-    memory = []
+def peer_of(measured, policy):
+    """What a peer has for the policy: FedProx is FedAvg on the owner's side, and nobody else streams."""
+    return measured.get(policy) or (measured.get("fedavg") if policy in ("fedprox", "fedavg/streamed") else None)
+
+
+def measure_round(options, runs):
+    """Adds one more measurement of everything to `runs`: {threads: {"memory": [GB/s], "rows": {policy: a row}}}."""
+    seconds = "processor_s" if options.processor_time else "wall_s"
     for policies, part in GROUPS:
         numbers = max(1000, options.numbers // part)
-        words = [f"clients={options.clients}", f"threads={threads}", "policies=" + ",".join(policies)]
-        for number in range(options.rounds):
-            ours = last_json([options.binary, f"numbers={numbers}", *words], threads)["policies"]
-            peers = {side: last_json([sys.executable, __file__, "--side", side, "--numbers", numbers, "--clients", options.clients,
-                                      "--policies", ",".join(policies)], threads) for side in ("flower", "numpy")}
+
+        def ours(all_numbers, threads):
+            return last_json([options.binary, f"numbers={all_numbers}", f"clients={options.clients}", f"threads={threads}",
+                              "policies=" + ",".join(policies)], threads)["policies"]
+
+        def peer(side, threads):
+            words = ["--side", side, "--numbers", numbers, "--clients", options.clients, "--policies", ",".join(policies)]
+            return last_json([sys.executable, __file__, *words, *["--processor-time"] * options.processor_time], threads)
+
+        flowers = peer("flower", max(runs))
+        for threads, run in runs.items():
+            compared = ours(numbers, threads)
             # The rate of memory is that of all numbers, whatever the sides are compared on.
-            whole = ours if part == 1 else last_json([options.binary, f"numbers={options.numbers}", *words], threads)["policies"]
-            memory.append(whole["plain_sum"]["gb_per_s"])
+            whole = compared if part == 1 else ours(options.numbers, threads)
+            arrays = peer("numpy", threads)
+            gigabytes = 4e-9 * options.numbers * options.clients
+            run["memory"].append(gigabytes / whole["plain_sum"][seconds])
             for policy in policies:
-                row = rows.setdefault(policy, {"policy": policy, "numbers": numbers, "ours_s": [], "ours_processor_s": [],
-                                               "gb_per_s": [], "flower_s": [], "flower_bytes_s": [], "numpy_s": []})
-                row["ours_s"].append(ours[policy]["wall_s"])
-                row["ours_processor_s"].append(ours[policy]["processor_s"])
-                row["gb_per_s"].append(whole[policy]["gb_per_s"])
-                theirs = peers["flower"].get(policy) or (peers["flower"]["fedavg"] if policy == "fedavg/streamed" else None)
-                if theirs:
+                row = run["rows"].setdefault(policy, {"policy": policy, "numbers": numbers, "ours_s": [], "gb_per_s": [],
+                                                      "flower_s": [], "flower_bytes_s": [], "numpy_s": []})
+                row["ours_s"].append(compared[policy][seconds])
+                row["gb_per_s"].append(gigabytes / whole[policy][seconds])
+                if theirs := peer_of(flowers, policy):
                     row["flower_s"].append(theirs["arrays"])
                     row["flower_bytes_s"].append(theirs["bytes"])
-                reference = peers["numpy"].get(policy) or (peers["numpy"]["fedavg"] if policy == "fedavg/streamed" else None)
-                if reference:
-                    row["numpy_s"].append(reference["arrays"])
-            print(f"threads {threads}, round {number + 1}: {', '.join(policies)}", file=sys.stderr, flush=True)
-    for row in rows.values():
+                if theirs := peer_of(arrays, policy):
+                    row["numpy_s"].append(theirs["arrays"])
+        print(f"measured {', '.join(policies)}", file=sys.stderr, flush=True)
+
+
+def result_of(threads, run):
+    for row in run["rows"].values():
         for side in ("flower", "flower_bytes", "numpy"):
             ratios = [theirs / ours for theirs, ours in zip(row[f"{side}_s"], row["ours_s"])]
             row[f"{side}_ratio"] = [min(ratios), statistics.median(ratios), max(ratios)] if ratios else None
+    memory = run["memory"]
     return {"threads": threads, "memory_gb_per_s": [min(memory), statistics.median(memory), max(memory)],
-            "policies": list(rows.values())}
+            "policies": list(run["rows"].values())}
 
 
 def table(result):
@@ -246,27 +267,65 @@ def table(result):
     return "\n".join(lines)
 
 
+def machine():
+    """The processor's name, how many processors there are, and the memory."""
+    with open("/proc/cpuinfo") as file:
+        names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
+    gigabytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9
+    return f"{names[0] if names else platform.machine()}, {os.cpu_count()} processors, {gigabytes:.0f} GB"
+
+
+def page(options, results, rounds):
+    """The tables with what they were measured on."""
+    versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("flwr", "numpy"))
+    clock_name = "processor time" if options.processor_time else "wall-clock time"
+    head = f"""# Aggregation, measured
+
+Written by `bench/peer/aggregation.py` on {datetime.date.today()}: {options.clients} clients' updates of {options.numbers:,} numbers, {rounds} round(s) of all
+sides in turn, by {clock_name}; minimum / median / maximum. {machine()}; Python {platform.python_version()}, {versions}.
+
+Flower's time is that of its own functions on arrays that are decoded already; its server gets bytes and also pays for
+"its decoding". "streamed" takes the updates eight at a time into a running sum, so that no more of them need be in memory. Policies
+of which a peer needs minutes are compared on fewer numbers, both sides on the same ones; GB/s are of all numbers.
+"""
+    return head + "".join(f"\n{table(result)}\n" for result in results)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=pathlib.Path, help="the program bench/aggregation.cpp")
+    parser.add_argument("--out", type=pathlib.Path, help="writes a page in Markdown")
     parser.add_argument("--numbers", type=int, default=10_000_000, help="trained parameters")
     parser.add_argument("--clients", type=int, default=32)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--minutes", type=float, default=5, help="begins no round that would end later")
     parser.add_argument("--threads", default="1,2")
+    parser.add_argument("--processor-time", action="store_true", help="count it instead of the wall clock's; for 1 thread")
     parser.add_argument("--side", choices=["flower", "numpy"], help=argparse.SUPPRESS)
     parser.add_argument("--policies", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
+        if options.processor_time:
+            global clock
+            clock = time.process_time
         side = {"flower": flower, "numpy": numpy_reference}[options.side]
         print(json.dumps(side(options.policies.split(","), options.clients, options.numbers)))
         return
     if not options.binary:
         parser.error("--binary says where the program is")
-    results = []
-    for threads in options.threads.split(","):
-        results.append(measure(options, int(threads)))
-        print(table(results[-1]) + "\n")
-    print(json.dumps({"bench": "aggregation", "clients": options.clients, "numbers": options.numbers, "rounds": options.rounds,
+    runs = {int(threads): {"memory": [], "rows": {}} for threads in options.threads.split(",")}
+    start = time.monotonic()
+    rounds = 0
+    while rounds < options.rounds and (time.monotonic() - start) * (rounds + 1) <= 60 * options.minutes * max(1, rounds):
+        measure_round(options, runs)
+        rounds += 1
+        print(f"round {rounds}: {time.monotonic() - start:.0f} s in all", file=sys.stderr, flush=True)
+    results = [result_of(threads, run) for threads, run in runs.items()]
+    text = page(options, results, rounds)
+    print(text)
+    if options.out:
+        options.out.write_text(text)
+    print(json.dumps({"bench": "aggregation", "clients": options.clients, "numbers": options.numbers, "rounds": rounds,
                       "runs": results}))
 
 
