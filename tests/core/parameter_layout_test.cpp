@@ -45,8 +45,8 @@ TEST_CASE("ParameterLayout: a hundred thousand tensors take no longer than their
   const ParameterLayout layout(tensors);
   std::int64_t sum = 0;
   for (const auto& tensor : tensors) sum += layout.find(tensor.name)->offset;
-  // Far above what it takes, far below what comparing each with each would.
-  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 20);
+  // Several times what it takes with sanitizers; going through all for each takes 8 s and more without.
+  CHECK(static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC < 3);
   CHECK(sum == kCount * (kCount - 1));
 }
 
