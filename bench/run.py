@@ -88,20 +88,21 @@ class Bench:
         self.environment = {"OMP_NUM_THREADS": str(options.threads), "OFFSITE_DATA": str(options.data),
                             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
         self.programs = options.programs
+        self.timeout = 600  # seconds that a run may take
 
     # --- what is run -------------------------------------------------------------------------------------------------
 
     def peer(self, *words, tuned=True):
         command = [sys.executable, HERE / "peer" / words[0], *words[1:]]
-        return lambda: records(command, {**self.environment, **(TUNED if tuned else {})})
+        return lambda: records(command, {**self.environment, **(TUNED if tuned else {})}, self.timeout)
 
     def profile(self, *words, rate=1):
         command = [self.programs / "step_profile", f"threads={self.options.threads}", f"data={self.options.data}",
                    "vary=1", *words, *(["rate=1"] if rate else ["json=1"])]
-        return lambda: records(command, self.environment)
+        return lambda: records(command, self.environment, self.timeout)
 
     def program(self, name, *words):
-        return lambda: records([self.programs / name, *words], self.environment)
+        return lambda: records([self.programs / name, *words], self.environment, self.timeout)
 
     def kernels(self):
         command = [self.programs / "kernels", "--benchmark_format=json",
@@ -233,13 +234,13 @@ class Bench:
         """What is for information only, measured once."""
         if self.scale_name != "full":
             return
-        yield Task("step", "compiled", 0, PYTHON + 90, self.peer(*self.sliced("compiled", 0)), "tuned")
         yield Task("step", "mit", 0, PYTHON + 20, self.peer(*PEERS["mit"], "--samples", 4, tuned=False), "default")
         yield Task("step", "offsite", 0, 5 + 10 * 1.8, self.ours(0, "bfloat16", 8, arena=0), "default")
         yield Task("step", "strongest", 0, PYTHON + 12 * 930 / 640,
                    self.peer(*self.sliced("strongest", 0, 2), tuned=False), "default")
         yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
                    self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
+        yield Task("step", "compiled", 0, PYTHON + 90, self.peer(*self.sliced("compiled", 0)), "tuned")
 
     def tasks(self):
         """The most important first: what a cut-off run has not reached is missing."""
@@ -315,6 +316,7 @@ def measure(bench, path):
             entry["skipped"] = f"no time was left within {limit / 60:.0f} minutes"
             what = "skipped"
         else:
+            bench.timeout = min(600, max(120, 4 * task.seconds * max(slowness, 1)))  # what hangs must not cost the rest
             try:
                 entry["records"] = task.call()
                 what = render.headline(entry)
