@@ -240,7 +240,7 @@ class Bench:
                    self.peer(*self.sliced("strongest", 0, 2), tuned=False), "default")
         yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
                    self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
-        yield Task("step", "compiled", 0, PYTHON + 90, self.peer(*self.sliced("compiled", 0)), "tuned")
+        yield Task("step", "compiled", 0, PYTHON + 140, self.peer(*self.sliced("compiled", 0)), "tuned")
 
     def tasks(self):
         """The most important first: what a cut-off run has not reached is missing."""

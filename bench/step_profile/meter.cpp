@@ -89,10 +89,12 @@ std::string product_of(const at::Tensor& a, const at::Tensor& b) {
   return forward ? named("forward", k, n) : named("input gradient", n, k);
 }
 
+/// Of LibTorch's products, and of the library's own, which records a call named offsite::product with both factors.
 std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
   Call call{f.name(), {}};
   double flop = 0;
-  const bool product = call.name == "aten::mm", sum = call.name.starts_with("aten::addmm"),
+  const bool product = call.name == "aten::mm" || call.name == "offsite::product",
+             sum = call.name.starts_with("aten::addmm"),
              layer = call.name == "mkldnn::_linear_pointwise";  // its weight is (out, in)
   if (product || sum || layer) {
     const auto inputs = f.inputs();
@@ -202,6 +204,9 @@ class Symbols {
 
 /// The part of a step that a sample belongs to, and what it was in.
 std::pair<std::string, std::string> place_of(const Sampled& sample, const std::string& symbol) {
+  if (sample.call >= 0)  // whatever a product packs and stores is its own
+    if (const Call& call = calls()[static_cast<std::size_t>(sample.call)]; !call.shape.empty())
+      return {call.head ? "loss and head" : "products", call.shape};
   const auto has = [&](const char* part) { return symbol.find(part) != std::string::npos; };
   if (has("offsite::")) {
     const auto begin =
@@ -220,7 +225,6 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
   if (sample.call < 0) return {"framework", "outside operators"};
   const Call& call = calls()[static_cast<std::size_t>(sample.call)];
   const auto is = [&](const char* part) { return call.name.find(part) != std::string::npos; };
-  if (!call.shape.empty()) return {call.head ? "loss and head" : "products", call.shape};
   if (is("layer_norm")) return {"norms", call.name};
   if (is("adamw") || is("vector_norm")) return {"optimiser", call.name};
   if (is("gelu") || is("silu") || is("relu") || is("sigmoid")) return {"activations", call.name};
