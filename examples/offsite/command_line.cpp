@@ -159,6 +159,11 @@ void add_memory(CLI::App& app, TrainArguments& training) {
          "memory, more time, the same bits. 1 = all, 2 = every other; 0 = none")
       ->type_name("N")
       ->capture_default_str();
+  app.add_option("--rows-per-pass", training.options.rows_per_pass,
+                 "a batch of more packed rows than that adds up the gradients of several passes: less memory, the "
+                 "same step; 0 = one pass")
+      ->type_name("N")
+      ->capture_default_str();
   app.add_option("--prefix-cache", training.options.prefix_cache,
                  "compute what is frozen below the first trained block once a sample, not once an epoch, and "
                  "keep it in at most that much memory, such as 2GB; 0 = not. For adapters at the top only")

@@ -132,4 +132,21 @@ TEST_CASE("plan_epoch: refuses sizes that hold nothing") {
   CHECK_THROWS_AS((void)plan_epoch(samples, {}, -1), ArgumentError);
 }
 
+TEST_CASE("passes_of: keeps the order, balances rows, respects the limit, cuts no sample") {
+  const auto samples = samples_of({30, 10, 10, 30, 20, 100, 10});
+  const std::vector<std::int64_t> batch{6, 0, 1, 3, 4, 2};  // 10, 30, 10, 30, 20 and 10 rows
+  const auto passes = [&](const std::vector<std::int64_t>& of, std::int64_t limit) {
+    std::vector<std::vector<std::int64_t>> all;
+    for (const auto pass : passes_of(samples, of, limit)) all.emplace_back(pass.begin(), pass.end());
+    return all;
+  };
+  using Passes = std::vector<std::vector<std::int64_t>>;
+  CHECK(passes(batch, 0) == Passes{batch});
+  CHECK(passes(batch, 110) == Passes{batch});
+  CHECK(passes(batch, 109) == Passes{{6, 0, 1, 3}, {4, 2}});
+  CHECK(passes(batch, 60) == Passes{{6, 0, 1}, {3, 4, 2}});
+  CHECK(passes(batch, 1).size() == 6);
+  CHECK(passes({1, 5, 2}, 20) == Passes{{1}, {5}, {2}});
+}
+
 }  // namespace batching_test

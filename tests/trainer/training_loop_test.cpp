@@ -144,6 +144,42 @@ TEST_CASE("TrainingLoop: FedProx's term pulls towards the values that training b
   CHECK(parameters.gradients().sub(expected).norm().item<double>() < 1e-6 * expected.norm().item<double>());
 }
 
+TEST_CASE("TrainingLoop: a batch in several passes gives the same step, with dropout and accumulation") {
+  TrainingOptions options{.learning_rate = 5e-3,
+                          .max_steps = 1,
+                          .batch_size = 8,
+                          .gradient_accumulation = 2,
+                          .residual_dropout = 0.2};
+  std::vector<std::size_t> passes;
+  std::vector<double> losses, norms;
+  std::vector<at::Tensor> moments;
+  for (const std::int64_t limit : {0, 100, 1}) {  // 1: each sample alone
+    options.rows_per_pass = limit;
+    auto t = tuner();
+    std::size_t calls = 0;
+    const auto count = [&](const PackedBatch& batch, std::int64_t scored, const Dropout& dropout) {
+      ++calls;
+      CHECK((limit != 100 || batch.ids.numel() <= limit));
+      return t.client().trained().add_gradients(batch, scored, dropout);
+    };
+    const auto note = observe([&](const StepEvent& e) {
+      losses.push_back(e.loss);
+      norms.push_back(e.grad_norm);
+    });
+    TrainingLoop(t.client().parameters(), count, kSamples, options, {.observers = {note}}).run();
+    passes.push_back(calls);
+    moments.push_back(t.client().parameters().first_moment().clone());
+  }
+  CHECK(passes[0] == 2);
+  CHECK(passes[1] > 4);
+  CHECK(passes[2] == 16);
+  for (const std::size_t i : {1, 2}) {
+    CHECK(losses[i] == doctest::Approx(losses[0]).epsilon(1e-6));
+    CHECK(norms[i] == doctest::Approx(norms[0]).epsilon(1e-5));
+    CHECK(moments[i].sub(moments[0]).norm().item<double>() < 1e-5 * moments[0].norm().item<double>());
+  }
+}
+
 TEST_CASE("TrainingLoop: a checkpoint of another run, or a broken one, is refused with one sentence") {
   support::TemporaryFolder folder;
   const auto hooks = [&] {

@@ -110,4 +110,25 @@ inline std::vector<std::vector<std::int64_t>> fill_budget(std::span<const Sample
   return batches;
 }
 
+/// Divides a batch, in its order, into passes of nearly the same number of packed rows, and at most `limit` where no
+/// sample alone has more. \param limit  0 = one pass
+[[nodiscard]] inline std::vector<std::span<const std::int64_t>> passes_of(std::span<const Sample> samples,
+                                                                          std::span<const std::int64_t> batch,
+                                                                          std::int64_t limit) {
+  const auto rows_of = [&](std::int64_t i) { return samples[static_cast<std::size_t>(i)].rows(); };
+  std::int64_t left = 0;
+  for (const auto i : batch) left += rows_of(i);
+  if (limit == 0 || left <= limit) return {batch};
+  std::vector<std::span<const std::int64_t>> passes;
+  for (std::size_t begin = 0, end = 0; begin < batch.size(); begin = end) {
+    const auto number = (left + limit - 1) / limit, fair = (left + number - 1) / number;
+    std::int64_t rows = 0;
+    do rows += rows_of(batch[end++]);
+    while (end < batch.size() && rows < fair && rows + rows_of(batch[end]) <= limit);
+    passes.push_back(batch.subspan(begin, end - begin));
+    left -= rows;
+  }
+  return passes;
+}
+
 }  // namespace offsite

@@ -58,6 +58,7 @@ inline RunIdentity run_identity(const TrainingOptions& o, const ParameterLayout&
   add("early_stopping_patience", o.early_stopping_patience);
   add("round", o.round);
   add("rounds", o.rounds);
+  add("rows_per_pass", o.rows_per_pass);
   add("prefix_cache", o.prefix_cache);
   add("dtype", dtype_name(dtype_of(compute)));
   add("data", formatted("{:016x}", data));

@@ -138,7 +138,9 @@ class TrainingLoop {
     const Dropout dropout{options_.attention_dropout, options_.residual_dropout,
                           derive_key(options_.seed, kDropoutPurpose, state_.step)};
     double loss = 0;
-    for (const auto& batch : batches) loss += add_gradients_(pack(samples_, batch), scored, dropout);
+    for (const auto& batch : batches)
+      for (const auto pass : passes_of(samples_, batch, options_.rows_per_pass))
+        loss += add_gradients_(pack(samples_, pass), scored, dropout);
     loss /= static_cast<double>(scored);
 
     const double rate =

@@ -42,6 +42,8 @@ struct TrainingOptions {
   std::int64_t round = 1;           ///< this run is that one of `rounds` equal ones under one schedule, > 0
   std::int64_t rounds = 1;          ///< >= round
   std::int64_t recompute = 0;       ///< every so many-th block is computed again, not kept; 0 = none, 1 = all
+  std::int64_t rows_per_pass =
+      3072;  ///< a larger micro-batch adds up the gradients of several passes; 0 = one pass
   std::int64_t prefix_cache = 0;  ///< bytes to keep rows below the first trained block in; see `PrefixCache`
 };
 
@@ -80,6 +82,7 @@ inline void check(const TrainingOptions& o) {
   at_least(o.round, 1, "round");
   at_least(o.rounds, o.round, "rounds");
   at_least(o.recompute, 0, "recompute");
+  at_least(o.rows_per_pass, 0, "rows_per_pass");
   at_least(o.prefix_cache, 0, "prefix_cache");
 }
 
