@@ -149,6 +149,19 @@ TEST_CASE("Owner: updates that cannot be used are refused in one sentence, once 
     desk.say("b", UpdateReady{"run-1", 1, {kOther, 1001}, 10, 1, 0});
     refused("the update has 1001 bytes, but the trained tensors take at most 1000");
   }
+  SUBCASE("a larger one while the first is being checked") {
+    desk.say("b", UpdateReady{"run-1", 1, {kOther, 50}, 10, 1, 0});
+    desk.give(PartOpened{"b", {kOther, 50}, 0, false});
+    desk.say("b", Chunk{kOther, 0, std::vector<std::byte>(50)});
+    desk.give(PartFinished{"b", {kOther, 50}, true});
+    CHECK(desk.find<CheckUpdate>() != nullptr);
+    desk.say("b", UpdateReady{"run-1", 1, {kNext, 1001}, 10, 1, 0});
+    refused("the update has 1001 bytes, but the trained tensors take at most 1000");
+    REQUIRE(desk.find<DropBlob>() != nullptr);
+    CHECK(desk.find<DropBlob>()->sha256 == kOther);
+    desk.give(Checked{"b", kOther, 1, ""});
+    CHECK(desk.seen.empty());
+  }
   SUBCASE("forged: other bytes than announced") {
     desk.say("b", UpdateReady{"run-1", 1, {kOther, 50}, 10, 1, 0});
     for (int attempt = 0; attempt < 2; ++attempt) {

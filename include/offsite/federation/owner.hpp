@@ -13,11 +13,12 @@
 
 #include "offsite/core/error.hpp"
 #include "offsite/federation/admission.hpp"
-#include "offsite/federation/downloads.hpp"
 #include "offsite/federation/events.hpp"
 #include "offsite/federation/owner_options.hpp"
 #include "offsite/federation/owner_state.hpp"
+#include "offsite/federation/round_standing.hpp"
 #include "offsite/federation/update_limits.hpp"
+#include "offsite/federation/uploads.hpp"
 
 namespace offsite::federation {
 
@@ -76,24 +77,13 @@ class Owner {
   struct Peer {
     bool connected = true;
     std::int64_t heard = 0;
-    std::optional<Doing> doing;         // of its last status
-    std::optional<UpdateReady> update;  // being fetched or checked
-    Downloads download;
-    bool checking = false;
+    std::optional<Doing> doing;  // of its last status
   };
 
   [[nodiscard]] std::int64_t now() const { return clock_.now(); }
   [[nodiscard]] bool is_present(const Peer& peer) const {
     return peer.connected && now() - peer.heard <= options_.silence_ms;
   }
-  [[nodiscard]] bool is_chosen(const std::string& name) const {
-    return std::find(state_.chosen.begin(), state_.chosen.end(), name) != state_.chosen.end();
-  }
-  /// Nothing more of this round is expected of that client.
-  [[nodiscard]] bool is_settled(const std::string& name) const {
-    return state_.updates.contains(name) || state_.refused.contains(name) || state_.left.contains(name);
-  }
-
   void commit(const char* kind, std::initializer_list<JsonMember> fields, Actions& out) {
     Record record{kind, Json::object(fields)};
     state_.apply(record);
@@ -105,7 +95,7 @@ class Owner {
   void on(const Tick& tick, Actions& out) {
     clock_.tick(tick.now_ms, options_.timing.longest_step_ms);
     for (auto& [name, peer] : peers_)
-      if (peer.update && !peer.checking && is_present(peer)) peer.download.tick(now(), out);
+      if (is_present(peer)) uploads_.tick(name, now(), out);
   }
   void on(const Connected& event, Actions&) {
     auto& peer = peers_[event.peer];
@@ -153,28 +143,16 @@ class Owner {
       } else {
         out.push_back(goodbye(name));
       }
-    } else if (!awaits(name)) {
-      out.push_back(Send{name, Wait{state_.run, state_.round, waiting_for(name)}});
+    } else if (!is_awaited(state_, name)) {
+      out.push_back(
+          Send{name, Wait{state_.run, state_.round, waiting_for(state_, name, options_.min_clients)}});
     } else if (status.round < state_.round) {
       out.push_back(round_for(name));
     } else {
-      out.push_back(Send{name, Wait{state_.run, state_.round - 1, waiting_for(name)}});
+      out.push_back(
+          Send{name, Wait{state_.run, state_.round - 1, waiting_for(state_, name, options_.min_clients)}});
     }
   }
-  [[nodiscard]] bool awaits(const std::string& name) const {
-    return state_.phase == RoundPhase::kOpen && is_chosen(name) && !is_settled(name);
-  }
-
-  [[nodiscard]] std::string waiting_for(const std::string& name) const {
-    if (state_.phase == RoundPhase::kOpen)
-      return formatted("round {} {}", state_.round,
-                       awaits(name)                    ? "awaits this client's update"
-                       : state_.updates.contains(name) ? "has this client's update and awaits others"
-                                                       : "goes on without this client");
-    if (state_.phase != RoundPhase::kIdle) return formatted("round {} is being aggregated", state_.round);
-    return formatted("round {} begins when {} clients are here", state_.round + 1, options_.min_clients);
-  }
-
   void on_message(const std::string& name, Peer&, const Want& want, Actions& out) {
     if (!state_.clients.contains(name)) return;
     const auto* blob = readable(want.sha256);
@@ -191,57 +169,37 @@ class Owner {
     return nullptr;
   }
 
-  void on_message(const std::string&, Peer& peer, Chunk& chunk, Actions& out) {
-    if (!peer.update || peer.checking) return;
-    peer.download.handle(chunk, now(), out);
+  void on_message(const std::string& name, Peer&, Chunk& chunk, Actions& out) {
+    uploads_.handle(name, chunk, now(), out);
   }
 
-  void on_message(const std::string& name, Peer& peer, const UpdateReady& ready, Actions& out) {
+  void on_message(const std::string& name, Peer&, const UpdateReady& ready, Actions& out) {
     if (!is_ours(name, ready.run, out)) return;
     const auto accepted = state_.accepted.find({name, ready.round});
     if (accepted != state_.accepted.end() && accepted->second == ready.update.sha256) {
       out.push_back(Send{name, Accepted{state_.run, ready.round, ready.update.sha256}});
       return;
     }
-    const auto reason = why_not(name, ready);
+    const auto reason = why_not_awaited(state_, name, ready.round);
     if (!reason.empty()) {
       out.push_back(refusal(name, ready.round, reason));
       return;
     }
     if (const auto limit = over_limit(ready, options_, description_.max_update_bytes); !limit.empty()) {
-      refuse(name, peer, limit, out);
+      refuse(name, limit, out);
       return;
     }
-    if (peer.update && peer.update->update == ready.update) return;  // under way; the clock asks again
-    if (peer.update) out.push_back(DropPart{name, peer.update->update});
-    peer.update = ready;
-    peer.checking = false;
-    // Sent in full even if the owner has these bytes: naming a hash does not prove that one has trained.
-    peer.download = Downloads(name, {ready.update}, false, options_.timing, now(), out);
-  }
-
-  /// Why no update of this client is awaited; empty if one is.
-  [[nodiscard]] std::string why_not(const std::string& name, const UpdateReady& ready) const {
-    if (state_.finished) return "the run is over";
-    if (ready.round != state_.round || state_.phase != RoundPhase::kOpen)
-      return ready.round > state_.round
-                 ? formatted("there is no round {} yet", ready.round)
-                 : formatted("round {} was closed before the update came; the next one is open to it",
-                             ready.round);
-    if (!is_chosen(name)) return formatted("round {} did not ask this client", ready.round);
-    if (state_.updates.contains(name))
-      return formatted("another update of round {} was accepted before", ready.round);
-    if (const auto found = state_.refused.find(name); found != state_.refused.end()) return found->second;
-    return {};
+    if (uploads_.is_under_way(name, ready.update)) return;  // the clock asks again
+    if (const auto other = uploads_.take(name)) forget(name, *other, out);
+    uploads_.begin(name, ready, options_.timing, now(), out);
   }
 
   [[nodiscard]] Action refusal(const std::string& name, std::int64_t round, const std::string& reason) const {
     return Send{name, Refused{Refused::About::kUpdate, 0, state_.run, round, reason}};
   }
   /// The client's update of this round does not count, for good.
-  void refuse(const std::string& name, Peer& peer, const std::string& reason, Actions& out) {
-    if (peer.update) out.push_back(DropPart{name, peer.update->update});
-    peer.update.reset();
+  void refuse(const std::string& name, const std::string& reason, Actions& out) {
+    if (const auto upload = uploads_.take(name)) forget(name, *upload, out);
     commit("refused", {{"round", state_.round}, {"client", name}, {"reason", reason}}, out);
     out.push_back(refusal(name, state_.round, reason));
   }
@@ -255,64 +213,54 @@ class Owner {
   template <class Other>
   void on_message(const std::string&, Peer&, const Other&, Actions&) {}
 
-  void on(const PartOpened& event, Actions& out) {
-    auto& peer = peers_[event.peer];
-    if (peer.update && !peer.checking) peer.download.handle(event, out);
-  }
+  void on(const PartOpened& event, Actions& out) { uploads_.handle(event, out); }
   void on(const PartFinished& event, Actions& out) {
-    auto& peer = peers_[event.peer];
-    if (!peer.update || peer.checking) return;
-    peer.download.handle(event, out);
-    if (peer.download.broken() != nullptr) {
-      refuse(event.peer, peer, "the update's bytes do not have the SHA-256 that was announced", out);
-    } else if (peer.download.complete()) {
-      peer.checking = true;
-      out.push_back(CheckUpdate{event.peer, peer.update->update.sha256});
-    }
+    if (!uploads_.handle(event, out))
+      refuse(event.peer, "the update's bytes do not have the SHA-256 that was announced", out);
   }
 
   /// The round takes no more updates: those under way are refused.
   void abandon_uploads(Actions& out) {
-    for (auto& [name, peer] : peers_) {
-      const auto update = std::exchange(peer.update, std::nullopt);
-      if (!update) continue;
-      out.push_back(DropPart{name, update->update});
-      if (std::exchange(peer.checking, false)) drop(update->update.sha256, out);
-      out.push_back(refusal(name, update->round, why_not(name, *update)));
+    while (const auto next = uploads_.take_first()) {
+      const auto& [name, upload] = *next;
+      forget(name, upload, out);
+      out.push_back(refusal(name, upload.offer.round, why_not_awaited(state_, name, upload.offer.round)));
     }
+  }
+
+  /// Nothing of an update that was taken from those under way is wanted any more.
+  void forget(const std::string& name, const Uploads::Upload& upload, Actions& out) const {
+    out.push_back(DropPart{name, upload.offer.update});
+    if (upload.checking) drop(upload.offer.update.sha256, out);
   }
 
   /// Forgets a blob unless something else that is still needed has the same bytes.
   void drop(const std::string& hash, Actions& out) const {
     bool needed = readable_.contains(hash) || hash == state_.global.sha256 || hash == state_.policy_state ||
-                  hash == state_.candidate.sha256 || hash == state_.candidate_state;
+                  hash == state_.candidate.sha256 || hash == state_.candidate_state || uploads_.checks(hash);
     for (const auto& [name, update] : state_.updates) needed = needed || update.blob.sha256 == hash;
-    for (const auto& [name, peer] : peers_)
-      needed = needed || (peer.checking && peer.update->update.sha256 == hash);
     if (!needed) out.push_back(DropBlob{hash});
   }
 
   void on(const Checked& event, Actions& out) {
-    auto& peer = peers_[event.peer];
-    if (!peer.update || !peer.checking || peer.update->update.sha256 != event.sha256) return;
-    const auto update = *std::exchange(peer.update, std::nullopt);
-    peer.checking = false;
+    const auto offer = uploads_.take_checked(event);
+    if (!offer) return;
     const auto reason = event.error.empty() ? unusual_norm(event.norm, state_.norms, options_) : event.error;
     if (!reason.empty()) {
-      refuse(event.peer, peer, reason, out);
-      drop(update.update.sha256, out);
+      refuse(event.peer, reason, out);
+      drop(offer->update.sha256, out);
       return;
     }
     commit("update",
-           {{"round", update.round},
+           {{"round", offer->round},
             {"client", event.peer},
-            {"update", detail::blob_json(update.update)},
-            {"samples", update.samples},
-            {"steps", update.steps},
+            {"update", detail::blob_json(offer->update)},
+            {"samples", offer->samples},
+            {"steps", offer->steps},
             {"norm", event.norm},
-            {"loss", update.loss}},
+            {"loss", offer->loss}},
            out);
-    out.push_back(Send{event.peer, Accepted{state_.run, update.round, update.update.sha256}});
+    out.push_back(Send{event.peer, Accepted{state_.run, offer->round, offer->update.sha256}});
   }
 
   void on(const Aggregated& event, Actions& out) {
@@ -370,7 +318,7 @@ class Owner {
     if (!state_.loss) return ask(Score{state_.global.sha256}, out);
     if (state_.phase == RoundPhase::kIdle) begin_round(out);
     if (state_.phase == RoundPhase::kOpen) close_round(out);
-    if (state_.phase == RoundPhase::kClosed) ask(aggregation(), out);
+    if (state_.phase == RoundPhase::kClosed) ask(aggregation_of(state_), out);
     if (state_.phase == RoundPhase::kAggregated) ask(Score{state_.candidate.sha256}, out);
     if (state_.finished) end(out);
   }
@@ -415,7 +363,7 @@ class Owner {
 
   void close_round(Actions& out) {
     const bool all = std::all_of(state_.chosen.begin(), state_.chosen.end(),
-                                 [&](const std::string& name) { return is_settled(name); });
+                                 [&](const std::string& name) { return is_settled(state_, name); });
     const bool enough = std::ssize(state_.updates) >= options_.min_clients;
     const bool late = now() - since_ > options_.deadline_ms;
     if (enough && (all || late)) {
@@ -433,19 +381,12 @@ class Owner {
           out);
     auto chosen = state_.chosen;
     for (const auto& name : present())
-      if (state_.clients.contains(name) && !is_chosen(name)) chosen.push_back(name);
+      if (state_.clients.contains(name) && !is_chosen(state_, name)) chosen.push_back(name);
     std::sort(chosen.begin(), chosen.end());
     commit("extended", {{"round", state_.round}, {"chosen", chosen}}, out);
     since_ = now();
     for (const auto& name : state_.chosen)
-      if (!is_settled(name)) out.push_back(round_for(name));
-  }
-
-  [[nodiscard]] Aggregate aggregation() const {
-    Aggregate request{state_.round, state_.global.sha256, state_.policy_state, {}};
-    for (const auto& [name, update] : state_.updates)
-      request.updates.push_back({name, update.blob.sha256, static_cast<double>(update.samples)});
-    return request;
+      if (!is_settled(state_, name)) out.push_back(round_for(name));
   }
 
   void finish(const std::string& error, Actions& out) {
@@ -475,6 +416,7 @@ class Owner {
   std::set<std::string> readable_;
   MachineClock clock_;
   std::map<std::string, Peer> peers_;
+  Uploads uploads_;
   std::set<std::string> done_;
   std::int64_t since_ = 0;  // the phase's beginning
   bool asked_ = false;      // the answer that the phase needs was asked for
