@@ -36,6 +36,9 @@ void remove_checkpoints(const Path& journal) {
   std::filesystem::remove_all(checkpoints_of(journal), ignored);
 }
 
+/// Ends a training that is not wanted any more at once: what is interrupted writes a checkpoint first.
+struct Cancelled {};
+
 /// What a client's machine asks of the world.
 struct ClientHost {
   AnyTransport& transport;
@@ -84,7 +87,8 @@ struct ClientHost {
         TrainedUpdate result;
         writing([&] {  // checkpoints
           result = side.value().train(round, adapters.bytes, [&] {
-            return round.round <= cancelled || work.closed() || interrupted();
+            if (round.round <= cancelled) throw Cancelled{};
+            return work.closed() || interrupted();
           });
         });
         if (result.summary.interrupted) return;
@@ -93,6 +97,8 @@ struct ClientHost {
         trained.steps = result.summary.steps;
         trained.loss = result.summary.loss;
         ++rounds;
+      } catch (const Cancelled&) {
+        return;
       } catch (const NumericError& error) {
         trained.error = error.what();
       } catch (const ProtocolError& error) {
