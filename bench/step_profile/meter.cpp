@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "common.hpp"
+#include "offsite/ops/tiled_product.hpp"
 
 namespace bench {
 namespace {
@@ -89,22 +90,7 @@ std::string product_of(const at::Tensor& a, const at::Tensor& b) {
   return forward ? named("forward", k, n) : named("input gradient", n, k);
 }
 
-/// Of LibTorch's products, and of the library's own, which records a call named offsite::product with both factors.
-std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
-  Call call{f.name(), {}};
-  double flop = 0;
-  const bool product = call.name == "aten::mm" || call.name == "offsite::product",
-             sum = call.name.starts_with("aten::addmm"),
-             layer = call.name == "mkldnn::_linear_pointwise";  // its weight is (out, in)
-  if (product || sum || layer) {
-    const auto inputs = f.inputs();
-    const at::Tensor a = inputs[sum ? 1 : 0].toTensor(), second = inputs[sum ? 2 : 1].toTensor(),
-                     b = layer ? second.t() : second;
-    call.shape = product_of(a, b);
-    flop = 2.0 * static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) *
-           static_cast<double>(b.size(1));
-    call.head = a.size(1) == vocabulary_size || b.size(1) == vocabulary_size;
-  }
+void begin(Call call, double flop) {
   const auto [found, added] =
       call_numbers().emplace(call.name + call.shape, static_cast<std::int32_t>(calls().size()));
   if (added) calls().push_back(call);
@@ -114,11 +100,37 @@ std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
   }
   call_stack().push_back(found->second);
   running = found->second;
-  return nullptr;
 }
-void on_end(const at::RecordFunction&, at::ObserverContext*) {
+void begin_product(Call call, const at::Tensor& a, const at::Tensor& b) {
+  call.shape = product_of(a, b);
+  call.head = a.size(1) == vocabulary_size || b.size(1) == vocabulary_size;
+  begin(call, 2.0 * static_cast<double>(a.size(0)) * static_cast<double>(a.size(1)) *
+                  static_cast<double>(b.size(1)));
+}
+void end() {
   call_stack().pop_back();
   running = call_stack().empty() ? -1 : call_stack().back();
+}
+
+std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
+  const Call call{f.name(), {}};
+  const bool product = call.name == "aten::mm", sum = call.name.starts_with("aten::addmm"),
+             layer = call.name == "mkldnn::_linear_pointwise";  // its weight is (out, in)
+  if (!product && !sum && !layer) {
+    begin(call, 0);
+    return nullptr;
+  }
+  const auto inputs = f.inputs();
+  const at::Tensor second = inputs[sum ? 2 : 1].toTensor();
+  begin_product(call, inputs[sum ? 1 : 0].toTensor(), layer ? second.t() : second);
+  return nullptr;
+}
+void on_end(const at::RecordFunction&, at::ObserverContext*) { end(); }
+
+/// The library's own products, which are no operators of LibTorch.
+void on_tiled_product(const at::Tensor& a, const at::Tensor& b, bool begins) {
+  if (!begins) return end();
+  begin_product({"tiled product", {}}, a, b);
 }
 
 /// Counts what LibTorch asks of the allocator that it would use anyway. A header before each block holds its size, since
@@ -280,6 +292,7 @@ void Meter::start() {
   sampled();
   impl_->handle =
       at::addThreadLocalCallback(at::RecordFunctionCallback(&on_begin, &on_end).needsInputs(true));
+  offsite::ops::TiledProduct::observer = &on_tiled_product;
   struct sigaction action {};
   action.sa_sigaction = &on_timer;
   action.sa_flags = SA_SIGINFO | SA_RESTART;

@@ -10,9 +10,9 @@
 #include <type_traits>
 
 #include "offsite/ops/accumulate.hpp"
-#include "offsite/ops/biased_product.hpp"
 #include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/low_rank.hpp"
+#include "offsite/ops/product.hpp"
 
 namespace offsite {
 
@@ -57,8 +57,7 @@ struct Linear {
   /// The same; keeps for `backward` what the trained tensors need if `save`.
   [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
     if (save && weight.grad().defined()) saved.x = x;
-    const at::Tensor in_out = layout == WeightLayout::kInOut ? weight : weight.t();
-    at::Tensor y = bias.defined() ? ops::biased_product(x, in_out, bias) : at::mm(x, in_out);
+    at::Tensor y = ops::product(x, layout == WeightLayout::kInOut ? weight : weight.t(), bias);
     if (low_rank.defined()) y = low_rank.forward(y, x, out_in(), bias, saved.low_rank, save);
     return bottleneck.defined() ? bottleneck.forward(y, saved.bottleneck, save) : y;
   }
@@ -74,7 +73,7 @@ struct Linear {
     }
     if (!need_dx) return {};
     const at::Tensor of_weight = layout == WeightLayout::kInOut ? weight.t() : weight;
-    return through.defined() ? through.addmm_(d, of_weight) : at::mm(d, of_weight);
+    return through.defined() ? through.addmm_(d, of_weight) : ops::product(d, of_weight);
   }
 
   /// Output features [begin, begin + n) as a layer of its own that shares values and gradients.

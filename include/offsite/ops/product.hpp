@@ -2,12 +2,14 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/addmm.h>
+#include <ATen/ops/mm.h>
 #include <c10/core/GradMode.h>
 
 #include <optional>
 #include <string_view>
 
 #include "offsite/ops/simd.hpp"
+#include "offsite/ops/tiled_product.hpp"
 
 namespace offsite::ops {
 namespace detail {
@@ -36,16 +38,19 @@ struct LinearPointwise {
 
 }  // namespace detail
 
-/// x W + b, differentiable by autograd: `x` (N, in), `in_out` (in, out) of any strides, `bias` (out); the result is (N, out).
+/// x W + b, differentiable by autograd: `x` (N, in), `w` (in, out) of any strides, `bias` (out) or undefined; the result
+/// is (N, out).
 ///
-/// at::addmm writes the bias into the result before the product and reads it again after. In bfloat16 this lets oneDNN
-/// add it on its way: one pass over the result instead of three.
-[[nodiscard]] inline at::Tensor biased_product(const at::Tensor& x, const at::Tensor& in_out,
-                                               const at::Tensor& bias) {
+/// Many rows of bfloat16 go to `TiledProduct`. For fewer, oneDNN adds the bias on its way: one pass over the result instead
+/// of at::addmm's three, which writes the bias into the result before the product and reads it again after.
+[[nodiscard]] inline at::Tensor product(const at::Tensor& x, const at::Tensor& w,
+                                        const at::Tensor& bias = {}) {
+  if (TiledProduct::serves(x, w, bias)) return TiledProduct::run(x, w, bias);
+  if (!bias.defined()) return at::mm(x, w);
   // Of a slice of a fused weight oneDNN's layer has its slow reference alone.
-  const bool dense = in_out.is_contiguous() || in_out.t().is_contiguous();
-  if (!dense || !detail::LinearPointwise::serves(x)) return at::addmm(bias, x, in_out);
-  return detail::LinearPointwise::operation()->call(x, in_out.t(), bias, "none",
+  const bool dense = w.is_contiguous() || w.t().is_contiguous();
+  if (!dense || !detail::LinearPointwise::serves(x)) return at::addmm(bias, x, w);
+  return detail::LinearPointwise::operation()->call(x, w.t(), bias, "none",
                                                     c10::List<std::optional<at::Scalar>>(), "");
 }
 

@@ -1,0 +1,233 @@
+#pragma once
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
+#include "offsite/ops/simd.hpp"
+
+// Products of bfloat16 matrices out of tiles that are finished while they are in the first cache. oneDNN's own product
+// chooses its blocks for other processors: on Zen 4 it is 5 to 10 % slower.
+
+namespace offsite::ops {
+namespace detail {
+
+/// Numbers of two rows side by side, as the instructions for pairs want them.
+struct PairRowsKernel {  // to[2j], to[2j + 1] = first[j], second[j]
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const simd::BFloat16* first, const simd::BFloat16* second,
+                                         std::uint32_t* to, std::int64_t n) {
+    using Half = simd::Lanes<std::uint16_t>::Raw;
+    std::int64_t j = 0;
+    for (; j + simd::kLanes <= n; j += simd::kLanes) {
+      Half a, b;
+      std::memcpy(&a, first + j, sizeof a);
+      std::memcpy(&b, second + j, sizeof b);
+      const simd::Words pairs = simd::Words(__builtin_convertvector(a, simd::Words::Raw)) |
+                                simd::Words(__builtin_convertvector(b, simd::Words::Raw)) << 16;
+      std::memcpy(to + j, &pairs.raw, sizeof pairs.raw);
+    }
+    for (; j < n; ++j) to[j] = std::uint32_t{first[j].x} | std::uint32_t{second[j].x} << 16;
+  }
+};
+
+/// Sixteen rows of sixteen cells of 32 bits -> columns as rows.
+struct TransposeKernel {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
+                                         std::int64_t to_ld, std::int64_t rows, std::int64_t columns) {
+    std::int64_t i = 0;
+    for (; i + simd::kLanes <= rows; i += simd::kLanes) {
+      std::int64_t j = 0;
+      for (; j + simd::kLanes <= columns; j += simd::kLanes)
+        block(from + i * from_ld + j, from_ld, to + j * to_ld + i, to_ld);
+      for (; j < columns; ++j)
+        for (std::int64_t r = i; r < i + simd::kLanes; ++r) to[j * to_ld + r] = from[r * from_ld + j];
+    }
+    for (; i < rows; ++i)
+      for (std::int64_t j = 0; j < columns; ++j) to[j * to_ld + i] = from[i * from_ld + j];
+  }
+
+ private:
+  using Raw = simd::Words::Raw;
+  template <int distance>
+  [[gnu::always_inline]] static void exchange(Raw (&r)[16]) {
+    // Rows i and i + distance exchange their blocks beside the diagonal.
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) {
+      if ((i & distance) != 0) continue;
+      const Raw a = r[i], b = r[i + distance];
+      if constexpr (distance == 8) {
+        r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
+        r[i + 8] =
+            __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+      } else if constexpr (distance == 4) {
+        r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
+        r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
+      } else if constexpr (distance == 2) {
+        r[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
+        r[i + 2] = __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
+      } else {
+        r[i] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
+        r[i + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
+      }
+    }
+  }
+  [[gnu::always_inline]] static void block(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
+                                           std::int64_t to_ld) {
+    Raw r[16];
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) std::memcpy(&r[i], from + i * from_ld, sizeof r[i]);
+    exchange<8>(r);
+    exchange<4>(r);
+    exchange<2>(r);
+    exchange<1>(r);
+#pragma GCC unroll 16
+    for (int i = 0; i < 16; ++i) std::memcpy(to + i * to_ld, &r[i], sizeof r[i]);
+  }
+};
+
+/// The right factor (depth, columns) of a product, some columns at a time, as cells of 32 bits: two numbers of one column
+/// that are multiplied one after the other.
+struct RightFactor {
+  const simd::BFloat16* data;
+  std::int64_t depth, row_stride, column_stride;  // one of the strides is 1
+
+  explicit RightFactor(const at::Tensor& b)
+      : data(b.const_data_ptr<simd::BFloat16>()),
+        depth(b.size(0)),
+        row_stride(b.stride(0)),
+        column_stride(b.stride(1)) {}
+
+  /// Columns [first, first + count) -> (depth / 2, width) cells, zeros beyond the factor's own.
+  void pack(std::int64_t first, std::int64_t count, std::int64_t width, std::uint32_t* to) const {
+    if (count < width) std::memset(to, 0, static_cast<std::size_t>(depth / 2 * width) * sizeof *to);
+    if (column_stride == 1) {
+      const auto* even = data + first;
+      for (std::int64_t i = 0; i < depth; i += 2, even += 2 * row_stride, to += width)
+        simd::run<PairRowsKernel>(even, even + row_stride, to, count);
+    } else {
+      const auto* cells = reinterpret_cast<const std::uint32_t*>(data + first * column_stride);
+      simd::run<TransposeKernel>(cells, column_stride / 2, to, width, count, depth / 2);
+    }
+  }
+};
+
+/// y = c + bias, rounded to nearest even, for a tile of sums.
+struct StoreTile {
+#if defined(__x86_64__)
+  [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void run(
+      const float* c, std::int64_t c_ld, const float* bias, simd::BFloat16* y, std::int64_t y_ld,
+      std::int64_t rows, std::int64_t columns) {
+    for (std::int64_t j = 0; j < columns; j += simd::kLanes) {
+      const auto lanes = static_cast<__mmask16>((1u << std::min(simd::kLanes, columns - j)) - 1);
+      const __m512 add = bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, bias + j);
+      for (std::int64_t i = 0; i < rows; ++i)
+        _mm256_mask_storeu_epi16(y + i * y_ld + j, lanes,
+                                 reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(
+                                     _mm512_add_ps(_mm512_loadu_ps(c + i * c_ld + j), add))));
+    }
+  }
+#else
+  static void run(const float*, std::int64_t, const float*, simd::BFloat16*, std::int64_t, std::int64_t,
+                  std::int64_t) {}
+#endif
+};
+
+}  // namespace detail
+
+/// Products of bfloat16 matrices, summed in float32, by oneDNN's micro-kernel, which LibTorch exports.
+struct TiledProduct {
+  /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
+  /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
+  [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
+    const auto aligned = [](const at::Tensor& t) {
+      return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
+    };
+    return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() && a.is_cpu() &&
+           b.is_cpu() && a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16 &&
+           a.size(0) >= kFewestRows && b.size(1) >= kUnit && a.size(1) % 2 == 0 && a.size(1) > 0 &&
+           a.stride(1) == 1 &&
+           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous())) &&
+           (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && works();
+  }
+
+  /// For profilers, which see LibTorch's operators but not this: called when a product begins and ends, if it is set.
+  using Observer = void (*)(const at::Tensor& a, const at::Tensor& b, bool begins);
+  static inline Observer observer = nullptr;
+
+  /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
+  [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
+    const auto rows = a.size(0), depth = a.size(1), columns = b.size(1), a_ld = a.stride(0);
+    at::Tensor y = at::empty({rows, columns}, a.options());
+    if (observer != nullptr) observer(a, b, true);
+    const detail::RightFactor right(b);
+    const auto* p = a.const_data_ptr<simd::BFloat16>();
+    const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
+    const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
+    auto* r = y.mutable_data_ptr<simd::BFloat16>();
+    const auto widest = std::clamp(kPanelCells / (depth / 2) / kUnit * kUnit, kUnit, kWidest);
+    // Each thread takes a range of columns, packs some megabytes of them, and meets these with some rows at a time.
+    const auto most = std::max(kPackedCells / (depth / 2 * widest), std::int64_t{1}) * widest;
+    at::parallel_for(0, (columns + kUnit - 1) / kUnit, 1, [&](std::int64_t begin, std::int64_t end) {
+      for (auto start = begin * kUnit; start < end * kUnit; start += most) {
+        const auto stop = std::min(start + most, end * kUnit);
+        float* c = simd::Scratch::floats(kHeight * widest + depth / 2 * (stop - start));
+        auto* packed = reinterpret_cast<std::uint32_t*>(c + kHeight * widest);
+        for (auto first = start; first < stop; first += widest)
+          right.pack(first, std::min({widest, stop - first, columns - first}), std::min(widest, stop - first),
+                     packed + (first - start) * depth / 2);
+        for (std::int64_t group = 0; group < rows; group += kGroup * kHeight)
+          for (auto first = start; first < stop; first += widest) {
+            const auto width = std::min(widest, stop - first), count = std::min(width, columns - first);
+            const auto* panel = reinterpret_cast<const simd::BFloat16*>(packed + (first - start) * depth / 2);
+            for (auto top = group; top < std::min(rows, group + kGroup * kHeight); top += kHeight) {
+              // The last tile's height is a multiple of sixteen and reaches up into the tile above: the micro-kernel
+              // is compiled for each height, and these are few.
+              const auto wanted = std::min(kHeight, rows - top);
+              const auto above = std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted;
+              at::native::cpublas::brgemm(wanted + above, width, depth, a_ld, width, width, false,
+                                          p + (top - above) * a_ld, panel, c);
+              detail::StoreTile::run(c + above * width, width, q == nullptr ? q : q + first,
+                                     r + top * columns + first, columns, wanted, count);
+            }
+          }
+      }
+    });
+    if (observer != nullptr) observer(a, b, false);
+    return y;
+  }
+
+ private:
+  // A tile of sums and a panel of `b` stay in the second cache, beside what of `a` meets them.
+  static constexpr std::int64_t kHeight = 64, kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
+                                kGroup = 8, kFewestRows = 512, kPackedCells = 1 << 20;
+
+  /// Not every LibTorch was built with the micro-kernel; processors with AMX are better served by oneDNN's products.
+  [[nodiscard]] static bool works() {
+    static const bool found = [] {
+      if (at::native::cpublas::could_pack(at::kBFloat16)) return false;  // true with AMX alone
+      const simd::BFloat16 a[2 * simd::kLanes] = {}, b[2 * simd::kLanes] = {};
+      float c[simd::kLanes * simd::kLanes];
+      try {
+        at::native::cpublas::brgemm(simd::kLanes, simd::kLanes, 2, 2, simd::kLanes, simd::kLanes, false, a, b,
+                                    c);
+        return true;
+      } catch (const c10::Error&) {
+        return false;
+      }
+    }();
+    return found;
+  }
+};
+
+}  // namespace offsite::ops

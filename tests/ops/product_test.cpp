@@ -1,0 +1,119 @@
+#include "offsite/ops/product.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/Parallel.h>
+#include <ATen/ops/add.h>
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/randint.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/sub.h>
+#include <c10/core/GradMode.h>
+
+#include <limits>
+
+#include "support/tensors.hpp"
+#include "support/test.hpp"
+
+namespace product_test {
+
+using namespace offsite;
+
+/// Small integers: their products and sums are exact in every order, so results must be equal, not close.
+at::Tensor integers(at::IntArrayRef shape) { return at::randint(-2, 3, shape).to(at::kBFloat16); }
+
+bool is_fast() {
+  c10::NoGradGuard no_grad;
+  return ops::TiledProduct::serves(integers({512, 64}), integers({64, 64}));
+}
+
+TEST_CASE("product: tiles give what the operator gives, for every layout and edge") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(1);
+  struct Case {
+    std::int64_t rows, depth, columns;
+  };
+  for (const auto& [rows, depth, columns] :
+       {Case{512, 64, 64}, Case{515, 66, 200}, Case{577, 130, 65}, Case{1023, 768, 320}, Case{600, 2, 127}}) {
+    const at::Tensor x = integers({rows, depth}), bias = integers({columns});
+    const at::Tensor in_out = integers({depth, columns}), out_in = in_out.t().contiguous();
+    const at::Tensor want = at::addmm(bias.to(at::kFloat), x.to(at::kFloat), in_out.to(at::kFloat));
+    for (const at::Tensor& w : {in_out, out_in.t()}) {
+      CHECK(ops::TiledProduct::serves(x, w, bias) == is_fast());
+      CHECK(at::equal(ops::product(x, w, bias).to(at::kFloat), want.to(at::kBFloat16).to(at::kFloat)));
+      CHECK(
+          at::equal(ops::product(x, w).to(at::kFloat), at::sub(want, bias).to(at::kBFloat16).to(at::kFloat)));
+    }
+  }
+}
+
+TEST_CASE("product: slices of rows and of a fused weight are taken as they lie") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(2);
+  const at::Tensor wide = integers({600, 256}), x = wide.narrow(1, 64, 128);
+  const at::Tensor in_out = integers({128, 384}), out_in = integers({384, 128});
+  for (const at::Tensor& w : {in_out.narrow(1, 128, 256), out_in.narrow(0, 128, 256).t()}) {
+    CHECK(ops::TiledProduct::serves(x, w) == is_fast());
+    const at::Tensor want = at::mm(x.to(at::kFloat), w.to(at::kFloat));
+    CHECK(at::equal(ops::product(x, w).to(at::kFloat), want.to(at::kBFloat16).to(at::kFloat)));
+  }
+}
+
+TEST_CASE("product: what tiles cannot take goes to the operators") {
+  c10::NoGradGuard no_grad;
+  const auto refused = [](const at::Tensor& x, const at::Tensor& w) {
+    return !ops::TiledProduct::serves(x, w);
+  };
+  const at::Tensor x = integers({600, 128}), w = integers({128, 128});
+  CHECK(refused(integers({500, 128}), w));                      // too few rows to pay for packing
+  CHECK(refused(x.to(at::kFloat), w.to(at::kFloat)));           // another type
+  CHECK(refused(integers({600, 127}), integers({127, 128})));   // an odd depth
+  CHECK(refused(integers({600, 256}).slice(1, 0, 256, 2), w));  // rows that are not dense
+  CHECK(refused(x, integers({128, 256}).slice(1, 0, 256, 2)));  // nor is the weight
+  CHECK(refused(
+      x, integers({128 * 129 + 1}).narrow(0, 1, 128 * 128).view({128, 128}).t()));  // pairs not aligned
+  {
+    const c10::AutoGradMode grad(true);
+    CHECK(refused(x, w));  // a graph is wanted
+  }
+  support::for_each_isa([&] {
+    if (simd::chosen_isa() < simd::Isa::kAvx512Bf16) CHECK(refused(x, w));
+  });
+}
+
+TEST_CASE("product: rounds once, to nearest even, and keeps what is not a number") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(3);
+  const at::Tensor x = at::randn({700, 256}).to(at::kBFloat16), w = at::randn({256, 192}).to(at::kBFloat16),
+                   bias = at::randn({192}).to(at::kBFloat16);
+  const at::Tensor exact = at::addmm(bias.to(at::kDouble), x.to(at::kDouble), w.to(at::kDouble));
+  const at::Tensor y = ops::product(x, w, bias).to(at::kDouble);
+  // half a unit in the last of 8 places, and what float32 loses in 256 sums
+  const at::Tensor room = at::add(at::mul(exact.abs(), 0x1p-8), 1e-4);
+  CHECK(at::sub(y, exact).abs().le(room).all().item<bool>());
+
+  x[600].fill_(std::numeric_limits<float>::quiet_NaN());
+  x[601].fill_(std::numeric_limits<float>::infinity());
+  const at::Tensor z = ops::product(x, w.abs(), bias);
+  CHECK(z[600].isnan().all().item<bool>());
+  CHECK(z[601].eq(std::numeric_limits<float>::infinity()).all().item<bool>());
+  CHECK(!z.narrow(0, 0, 600).isnan().any().item<bool>());
+  CHECK(!z.narrow(0, 602, 98).isnan().any().item<bool>());
+}
+
+TEST_CASE("product: neither threads nor the rows beside it change a row's bits") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(4);
+  const at::Tensor x = at::randn({1100, 320}).to(at::kBFloat16), w = at::randn({320, 448}).to(at::kBFloat16);
+  const auto threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor y = ops::product(x, w);
+  at::set_num_threads(3);
+  CHECK(at::equal(ops::product(x, w), y));
+  CHECK(at::equal(ops::product(x.narrow(0, 37, 900), w), y.narrow(0, 37, 900)));
+  at::set_num_threads(threads);
+}
+
+}  // namespace product_test
