@@ -90,8 +90,10 @@ TEST_CASE("gRPC transport: frames of all sizes, both ways, in order") {
   GrpcClientTransport client(client_options(owner.port(), "lab-a"));
   CHECK(client.name() == "lab-a");
   REQUIRE(connect(owner, client));
-  const auto piece = detail::kFramePiece;
-  const std::size_t sizes[] = {1, 7, 8, piece - 8, piece - 1, piece, piece + 1, 3 * piece, 4 << 20, 100};
+  const auto first = detail::kFirstPiece, piece = detail::kFramePiece;
+  const std::size_t sizes[] = {1,         7,       8,         first - 1,     first,
+                               first + 1, piece,   piece + 1, first + piece, first + piece + 1,
+                               3 * piece, 4 << 20, 100};
   for (unsigned i = 0; i < std::size(sizes); ++i) client.send("owner", frame_of(sizes[i], i));
   for (unsigned i = 0; i < std::size(sizes); ++i) {
     const auto arrival = await(owner, is(Arrival::Kind::kFrame), kNothing);

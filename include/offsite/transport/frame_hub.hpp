@@ -71,11 +71,12 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     if (!stream || length == 0) return;
     const auto kept = std::make_shared<const std::vector<std::byte>>(std::move(frame));
     std::deque<grpc::ByteBuffer> pieces;
-    for (std::size_t at = 0; at < length; at += kFramePiece) {
+    for (std::size_t at = 0, size = 0; at < length; at += size) {
       std::array<grpc::Slice, 2> slices;
       std::size_t count = 0;
       if (at == 0) slices[count++] = length_prefix(length);
-      slices[count++] = slice_of(kept, at, std::min(kFramePiece, length - at));
+      size = std::min(at == 0 ? kFirstPiece : kFramePiece, length - at);
+      slices[count++] = slice_of(kept, at, size);
       pieces.emplace_back(slices.data(), count);
     }
     const Change change(*this);

@@ -28,6 +28,8 @@ using Instant = std::chrono::steady_clock::time_point;
 
 /// Most bytes of a frame in one gRPC message.
 inline constexpr std::size_t kFramePiece = 256 << 10;
+/// Of a frame's first one, which a receiver takes from everybody before it knows whether there is room for the frame.
+inline constexpr std::size_t kFirstPiece = 16 << 10;
 inline constexpr std::size_t kLengthBytes = 8;
 /// Most bytes of one gRPC message.
 inline constexpr int kMostFramePiece = static_cast<int>(kFramePiece + kLengthBytes);
