@@ -44,7 +44,8 @@ int main(int argc, char** argv) {
     const auto& model = arguments.text("model");
     offsite::require(!model.empty(),
                      "step_profile wants a model folder or the name of a shape; see the head of its file");
-    if (arguments.number("arena") != 0) {
+    if (arguments.number("arena") != 0) {  // as the program does
+      offsite::keep_freed_memory();
       offsite::keep_few_products();
       offsite::TensorArena::install();
     }

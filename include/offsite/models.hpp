@@ -42,4 +42,5 @@
 #include "offsite/ops/rope.hpp"
 #include "offsite/ops/self_attention.hpp"
 #include "offsite/ops/simd.hpp"
+#include "offsite/ops/tiled_gradient.hpp"
 #include "offsite/ops/tiled_product.hpp"

@@ -1,15 +1,18 @@
 #include "offsite/ops/product.hpp"
+#include "offsite/ops/low_rank.hpp"
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <limits>
@@ -114,6 +117,48 @@ TEST_CASE("product: neither threads nor the rows beside it change a row's bits")
   CHECK(at::equal(ops::product(x, w), y));
   CHECK(at::equal(ops::product(x.narrow(0, 37, 900), w), y.narrow(0, 37, 900)));
   at::set_num_threads(threads);
+}
+
+TEST_CASE("product: a weight's gradient in tiles is added in float32, for every shape and edge") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(5);
+  struct Case {
+    std::int64_t depth, rows, columns;
+  };
+  for (const auto& [depth, rows, columns] : {Case{512, 64, 64}, Case{1055, 200, 66}, Case{2049, 65, 300},
+                                             Case{600, 320, 127}, Case{1024, 128, 256}}) {
+    const at::Tensor a = integers({depth, rows}), b = integers({depth, columns});
+    const at::Tensor wide = at::full({rows, columns + 10}, 0.5), to = wide.narrow(1, 3, columns);
+    CHECK(ops::TiledGradient::serves(to, a, b) == is_fast());
+    ops::add_product(to, a.t(), b);
+    const at::Tensor want = at::add(at::mm(a.to(at::kFloat).t(), b.to(at::kFloat)), 0.5);
+    CHECK(at::equal(to, want));
+    CHECK(wide.narrow(1, 0, 3).eq(0.5).all().item<bool>());
+    CHECK(wide.narrow(1, columns + 3, 7).eq(0.5).all().item<bool>());
+  }
+  const at::Tensor a = integers({600, 64}), b = integers({600, 64});
+  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}, at::kBFloat16), a, b));
+  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), integers({511, 64}), integers({511, 64})));
+  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), integers({64, 600}).t(), b));
+  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}).t(), a, b));
+}
+
+TEST_CASE("product: a weight's gradient does not depend on threads") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(6);
+  const at::Tensor a = at::randn({700, 200}).to(at::kBFloat16), b = at::randn({700, 300}).to(at::kBFloat16);
+  const auto threads = at::get_num_threads();
+  const auto gradient = [&](int count) {
+    at::set_num_threads(count);
+    const at::Tensor to = at::zeros({200, 300});
+    ops::add_product(to, a.t(), b);
+    return to;
+  };
+  const at::Tensor one = gradient(1);
+  CHECK(at::equal(gradient(3), one));
+  at::set_num_threads(threads);
+  const at::Tensor exact = at::mm(a.to(at::kDouble).t(), b.to(at::kDouble));
+  CHECK(at::sub(one.to(at::kDouble), exact).abs().max().item<double>() < 1e-3);
 }
 
 }  // namespace product_test

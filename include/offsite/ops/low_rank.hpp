@@ -13,6 +13,7 @@
 #include "offsite/core/random.hpp"
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/dropout.hpp"
+#include "offsite/ops/tiled_gradient.hpp"
 
 namespace offsite {
 
@@ -27,7 +28,9 @@ namespace ops {
 
 /// gradient += a b, in the gradient's own type.
 inline void add_product(at::Tensor gradient, const at::Tensor& a, const at::Tensor& b) {
-  if (gradient.scalar_type() == a.scalar_type())
+  if (TiledGradient::serves(gradient, a.t(), b))
+    TiledGradient::run(gradient, a.t(), b);
+  else if (gradient.scalar_type() == a.scalar_type())
     gradient.addmm_(a, b);
   else
     accumulate(gradient, at::mm(a, b));

@@ -153,23 +153,37 @@ struct TiledProduct {
     const auto aligned = [](const at::Tensor& t) {
       return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
     };
+    return a.size(1) % 2 == 0 && a.size(1) > 0 &&
+           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous())) &&
+           (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && usable(a, b);
+  }
+  /// What every product in tiles asks for: many rows of `a`, dense ones, and not too few columns of `b`.
+  [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b) {
     return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() && a.is_cpu() &&
            b.is_cpu() && a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16 &&
-           a.size(0) >= kFewestRows && b.size(1) >= kUnit && a.size(1) % 2 == 0 && a.size(1) > 0 &&
-           a.stride(1) == 1 &&
-           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous())) &&
-           (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && works();
+           a.size(0) >= kFewestRows && a.stride(1) == 1 && b.size(1) >= kUnit && works();
   }
 
   /// For profilers, which see LibTorch's operators but not this: called when a product begins and ends, if it is set.
   using Observer = void (*)(const at::Tensor& a, const at::Tensor& b, bool begins);
   static inline Observer observer = nullptr;
+  struct Observed {
+    const at::Tensor a, b;
+    Observed(const at::Tensor& left, const at::Tensor& right) : a(left), b(right) {
+      if (observer != nullptr) observer(a, b, true);
+    }
+    ~Observed() {
+      if (observer != nullptr) observer(a, b, false);
+    }
+    Observed(const Observed&) = delete;
+    Observed& operator=(const Observed&) = delete;
+  };
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
     const auto rows = a.size(0), depth = a.size(1), columns = b.size(1), a_ld = a.stride(0);
     at::Tensor y = at::empty({rows, columns}, a.options());
-    if (observer != nullptr) observer(a, b, true);
+    const Observed observed(a, b);
     const detail::RightFactor right(b);
     const auto* p = a.const_data_ptr<simd::BFloat16>();
     const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
@@ -203,7 +217,6 @@ struct TiledProduct {
           }
       }
     });
-    if (observer != nullptr) observer(a, b, false);
     return y;
   }
 
