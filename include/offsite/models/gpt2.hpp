@@ -72,7 +72,7 @@ struct Gpt2 : TransformerLm<Gpt2Config, Gpt2Block> {
   [[nodiscard]] at::Tensor embed(const at::Tensor& ids, const Sequences& s) const {
     ops::check_ids(ids, wte.size(0), s);
     ops::check_positions(s, wpe.size(0));
-    return at::embedding(wte, ids).add(at::embedding(wpe, s.positions));
+    return at::embedding(wte, ids.to(wte.device())).add(at::embedding(wpe, s.positions.to(wpe.device())));
   }
   /// Adds the gradients of both embeddings, given dL/d(embed's result) (N, C).
   void embed_backward(const at::Tensor& d, const at::Tensor& ids, const Sequences& s) const {

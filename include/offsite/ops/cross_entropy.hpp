@@ -106,12 +106,24 @@ struct CrossEntropy {
   at::Tensor log_probabilities;  ///< (M) float32, of the targets
 };
 
+/// `cross_entropy_` by ATen's operators, on any device; targets are not checked.
+[[nodiscard]] inline CrossEntropy cross_entropy_reference_(const at::Tensor& logits,
+                                                           const at::Tensor& targets, double scale) {
+  const at::Tensor places = targets.unsqueeze(1), all = at::log_softmax(logits.to(at::kFloat), 1);
+  const at::Tensor values = all.gather(1, places).squeeze(1);
+  const at::Tensor d = all.exp();
+  d.scatter_(1, places, values.unsqueeze(1).expm1());
+  logits.copy_(d.mul_(scale));
+  return {-values.to(at::kDouble).sum().item<double>(), values};
+}
+
 /// Cross-entropy and its gradient: overwrites logits (M, V) with scale * (softmax(logits) - onehot(targets)).
 ///
 /// Two passes over the logits and no temporary. With scale 1 / count the loss is a mean.
 /// \throws ArgumentError for a target outside the vocabulary, before anything is written.
 [[nodiscard]] inline CrossEntropy cross_entropy_(const at::Tensor& logits, const at::Tensor& targets,
                                                  double scale) {
+  if (!logits.is_cpu()) return cross_entropy_reference_(logits, targets, scale);
   detail::check_targets(logits, targets);
   CrossEntropy result{0, at::empty({logits.size(0)}, at::kFloat)};
   const auto* target = targets.const_data_ptr<std::int64_t>();

@@ -36,7 +36,8 @@ class Client {
         trained_(std::move(offer.model), offer.plan.kept(),
                  TrainedParts::of(trained_blocks(adapters, offer.plan, false)), compute, adapters) {
     for (const at::Tensor& tensor : received_)
-      if (tensor.is_contiguous()) release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
+      if (tensor.is_cpu() && tensor.is_contiguous())
+        release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
   }
 
   /// Trains on the samples. \throws ArgumentError, NumericError as `TrainingLoop` does.
@@ -74,7 +75,7 @@ class Client {
     delta.copy_(parameters().values());
     for (std::size_t i = 0; i < received_.size(); ++i) {
       const at::Tensor change = FlatParameters::view(delta, parameters().layout().tensors()[i]);
-      const at::Tensor before = received_[i].to(at::kFloat);
+      const at::Tensor before = received_[i].to(at::kCPU, at::kFloat);
       const at::Tensor same = change.eq(before);
       change.sub_(before).masked_fill_(same, 0);
     }

@@ -27,13 +27,15 @@ class FlatParameters {
     bool applied = false;  ///< false: a gradient was not finite, and nothing changed
   };
 
-  FlatParameters(ParameterLayout layout, at::ScalarType compute) : layout_(std::move(layout)) {
+  FlatParameters(ParameterLayout layout, at::ScalarType compute, const c10::Device& device = at::kCPU)
+      : layout_(std::move(layout)) {
     require(layout_.size() > 0, "the adapter policy trains no tensor of the chosen blocks");
     for (auto* flat : {&values_, &gradients_, &first_moment_, &second_moment_})
-      *flat = at::zeros({layout_.size()});
+      *flat = at::zeros({layout_.size()}, at::TensorOptions(device).dtype(at::kFloat));
     count_ = at::zeros({});
-    compute_values_ =
-        compute == at::kFloat ? values_ : at::empty({layout_.size()}, at::TensorOptions(compute));
+    compute_values_ = compute == at::kFloat
+                          ? values_
+                          : at::empty({layout_.size()}, at::TensorOptions(device).dtype(compute));
   }
 
   /// Copies `slot` in as the starting value of `tensor` and makes it a view of the compute values, with

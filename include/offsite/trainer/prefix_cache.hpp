@@ -220,7 +220,9 @@ class PrefixCache {
       if (!ready_[static_cast<std::size_t>(g)]) checksum(g) = 0;
   }
 
-  [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> bytes) { return xxh64(bytes) | 1; }
+  [[nodiscard]] static std::uint64_t checksum_of(std::span<const std::byte> bytes) {
+    return xxh64(bytes) | 1;
+  }
   [[nodiscard]] static std::uint64_t hash_of(std::span<const Sample> samples) {
     std::uint64_t key = mix(samples.size());
     for (const auto& sample : samples) key = mix(key ^ xxh64(std::as_bytes(std::span(sample.tokens))));

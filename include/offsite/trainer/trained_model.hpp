@@ -108,7 +108,7 @@ class TrainedModel {
   TrainedModel(Model model, const std::vector<std::int64_t>& numbers, const TrainedParts& parts,
                at::ScalarType compute, const Adapters& adapters)
       : model_(std::move(model)),
-        parameters_(layout_of<Access>(model_, numbers, parts, adapters), compute),
+        parameters_(layout_of<Access>(model_, numbers, parts, adapters), compute, device_of(model_)),
         trains_shared_(parts.shared) {
     const c10::NoGradGuard no_grad;
     plan_.trained.assign(numbers.size(), false);
@@ -131,7 +131,7 @@ class TrainedModel {
     detail::visit_all<Access>(model_, [&](at::Tensor& tensor) {
       if (tensor.grad().defined()) return;
       const at::Tensor converted = tensor.to(compute);
-      if (!converted.is_same(tensor) && tensor.is_contiguous())
+      if (!converted.is_same(tensor) && tensor.is_cpu() && tensor.is_contiguous())
         release_file_pages(tensor.const_data_ptr(), tensor.nbytes());
       tensor = converted;
     });
@@ -157,9 +157,10 @@ class TrainedModel {
       h = embedded.detach();
     }
     const auto begin = prefix_ ? plan_.first_recorded() : 0;
-    h = tape_.forward(model_, h, batch.sequences, batch.scored_rows, plan_, begin);
+    const auto device = parameters_.values().device();
+    h = tape_.forward(model_, h, batch.sequences, batch.scored_rows.to(device), plan_, begin);
     at::Tensor dh;
-    const double loss = head(h, batch.targets, 1.0 / static_cast<double>(scored), dh);
+    const double loss = head(h, batch.targets.to(device), 1.0 / static_cast<double>(scored), dh);
     const at::Tensor d = tape_.backward(model_, dh, batch.sequences);
     if (trains_shared_) embed_backward(batch, embedded, d);
     parameters_.fold_gradients();
@@ -222,6 +223,13 @@ class TrainedModel {
   [[nodiscard]] const FlatParameters& parameters() const { return parameters_; }
 
  private:
+  /// Where the model's tensors are: all on one device.
+  static c10::Device device_of(Model& model) {
+    c10::Device device = at::kCPU;
+    model.visit_shared([&](std::string_view, const at::Tensor& tensor) { device = tensor.device(); });
+    return device;
+  }
+
   /// Rows of the head at a time, so that (rows, V) float32 stays near 100 MB for a vocabulary of 50,000.
   static constexpr std::int64_t kHeadRows = 512;
 
