@@ -59,12 +59,12 @@ void run_avx512(const Args&... args) {
 }  // namespace detail
 
 /// Calls `Kernel::run<isa>(args...)`, a static function marked always_inline, compiled for the chosen
-/// instruction set. AVX-512's products of bfloat16 are for the kernels that say `kMultipliesBFloat16`, which call
-/// functions with a target of their own; for all others they are the same as AVX-512.
+/// instruction set. AVX-512's instructions for bfloat16 are for the kernels that say `kUsesBFloat16`, which bring them
+/// along; for all others they are the same as AVX-512.
 template <class Kernel, class... Args>
 void run(const Args&... args) {
 #if defined(__x86_64__)
-  if constexpr (requires { requires Kernel::kMultipliesBFloat16; })
+  if constexpr (requires { requires Kernel::kUsesBFloat16; })
     if (chosen_isa() == Isa::kAvx512Bf16) return detail::run_avx512<Kernel, Isa::kAvx512Bf16>(args...);
   if (chosen_isa() >= Isa::kAvx512) return detail::run_avx512<Kernel, Isa::kAvx512>(args...);
   if (chosen_isa() == Isa::kAvx2) return detail::run_avx2<Kernel>(args...);

@@ -84,33 +84,37 @@ struct SigmoidForm {
 
 // Both kernels spread a and b over lanes before the loop: compilers do not hoist that past stores of floats.
 struct ActivationKernel {
+  static constexpr bool kUsesBFloat16 = true;
+
   [[gnu::always_inline]] static simd::Floats value(const simd::Floats& x, const simd::Floats& a,
                                                    const simd::Floats& b) {
     const simd::Floats c = clamped(x);
     return x / (simd::exp(-(c * (c * c * b + a))) + 1.0f);
   }
-  template <simd::Isa, class T>
+  template <simd::Isa isa, class T>
   [[gnu::always_inline]] static void run(const T* x, T* y, std::int64_t n, const SigmoidForm& f) {
     const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
-    for (; i + simd::kLanes <= n; i += simd::kLanes) simd::store(y + i, value(simd::load(x + i), a, b));
+    for (; i + simd::kLanes <= n; i += simd::kLanes) simd::store<isa>(y + i, value(simd::load(x + i), a, b));
     if (i < n) simd::store_some(y + i, value(simd::load_some(x + i, n - i), a, b), n - i);
   }
 };
 
 struct ActivationBackwardKernel {
+  static constexpr bool kUsesBFloat16 = true;
+
   [[gnu::always_inline]] static simd::Floats slope(const simd::Floats& x, const simd::Floats& a,
                                                    const simd::Floats& b) {
     const simd::Floats c = clamped(x), q = c * c * b;
     const simd::Floats s = simd::Floats(1.0f) / (simd::exp(-(c * (q + a))) + 1.0f);
     return s + s * (simd::Floats(1.0f) - s) * c * (q * 3.0f + a);
   }
-  template <simd::Isa, class T>
+  template <simd::Isa isa, class T>
   [[gnu::always_inline]] static void run(T* d, const T* x, std::int64_t n, const SigmoidForm& f) {
     const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store(d + i, simd::load(d + i) * slope(simd::load(x + i), a, b));
+      simd::store<isa>(d + i, simd::load(d + i) * slope(simd::load(x + i), a, b));
     if (i < n)
       simd::store_some(d + i, simd::load_some(d + i, n - i) * slope(simd::load_some(x + i, n - i), a, b),
                        n - i);

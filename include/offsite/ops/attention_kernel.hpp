@@ -49,7 +49,7 @@ struct AttentionTask {
 
 template <bool kBackward, class T>
 struct AttentionKernel {
-  static constexpr bool kMultipliesBFloat16 = std::is_same_v<T, simd::BFloat16>;
+  static constexpr bool kUsesBFloat16 = std::is_same_v<T, simd::BFloat16>;
 
   /// The keys from, ..., to - 1 that one query of a strip sees.
   struct Range {

@@ -18,12 +18,14 @@ namespace ops {
 namespace detail {
 
 struct GatedActivationKernel {  // y = activation(g) u; y may be g or u
-  template <simd::Isa, class T>
+  static constexpr bool kUsesBFloat16 = true;
+
+  template <simd::Isa isa, class T>
   [[gnu::always_inline]] static void run(const T* g, const T* u, T* y, std::int64_t n, const SigmoidForm& f) {
     const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store(y + i, ActivationKernel::value(simd::load(g + i), a, b) * simd::load(u + i));
+      simd::store<isa>(y + i, ActivationKernel::value(simd::load(g + i), a, b) * simd::load(u + i));
     if (const auto rest = n - i; rest > 0)
       simd::store_some(
           y + i, ActivationKernel::value(simd::load_some(g + i, rest), a, b) * simd::load_some(u + i, rest),
@@ -32,6 +34,8 @@ struct GatedActivationKernel {  // y = activation(g) u; y may be g or u
 };
 
 struct GatedActivationBackwardKernel {  // g and u become their gradients, given that of y
+  static constexpr bool kUsesBFloat16 = true;
+
   [[gnu::always_inline]] static void turn(simd::Floats& g, simd::Floats& u, const simd::Floats& d,
                                           const simd::Floats& a, const simd::Floats& b) {
     const simd::Floats c = clamped(g), q = c * c * b;
@@ -40,15 +44,15 @@ struct GatedActivationBackwardKernel {  // g and u become their gradients, given
     g = d * u * slope;
     u = d * value;
   }
-  template <simd::Isa, class T>
+  template <simd::Isa isa, class T>
   [[gnu::always_inline]] static void run(const T* d, T* g, T* u, std::int64_t n, const SigmoidForm& f) {
     const simd::Floats a(f.a), b(f.b);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes) {
       simd::Floats x = simd::load(g + i), y = simd::load(u + i);
       turn(x, y, simd::load(d + i), a, b);
-      simd::store(g + i, x);
-      simd::store(u + i, y);
+      simd::store<isa>(g + i, x);
+      simd::store<isa>(u + i, y);
     }
     if (const auto rest = n - i; rest > 0) {
       simd::Floats x = simd::load_some(g + i, rest), y = simd::load_some(u + i, rest);
