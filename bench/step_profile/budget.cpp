@@ -46,6 +46,7 @@ void Budget::print_json() const {
                                     {"trained", trained},
                                     {"steps", steps},
                                     {"rows", rows},
+                                    {"pairs", pairs},
                                     {"wall_ms", 1e3 * wall},
                                     {"cpu_ms", 1e3 * processor},
                                     {"system_ms", 1e3 * system},

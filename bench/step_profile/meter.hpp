@@ -25,6 +25,7 @@ struct Budget {
   std::int64_t trained = 0;                    ///< numbers that train
   std::int64_t steps = 0;                      ///< that were measured
   double rows = 0;                             ///< packed
+  double pairs = 0;                            ///< of a row and one that it attends to, in one block and head
   double wall = 0, processor = 0, system = 0;  ///< seconds; `processor` of all threads, `system` a part of it
   double faults = 0;                           ///< minor page faults
   double allocations = 0, allocated = 0;       ///< of LibTorch: calls, bytes

@@ -52,6 +52,16 @@ void set_memory(Options& options, const Arguments& arguments) {
   if constexpr (requires { options.prefix_cache; }) options.prefix_cache = arguments.number("cache") << 20;
 }
 
+/// Pairs of a row and one that it attends to: each sequence's own rows up to it.
+inline double pairs_of(std::span<const offsite::Sample> samples) {
+  double pairs = 0;
+  for (const auto& sample : samples) {
+    const auto rows = static_cast<double>(sample.rows());
+    pairs += rows * (rows + 1) / 2;
+  }
+  return pairs;
+}
+
 /// Puts all tensors of the offer on a device.
 template <class Model>
 void move_to(const c10::Device& device, Model& model) {
@@ -92,7 +102,9 @@ void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
     const auto observer = observe([&](const StepEvent& e) { meter.step_done(e.tokens, e.step > warm); });
     meter.start();
     client.train(samples, options, {.observers = {observer}});
-    const Budget budget = meter.finish();
+    Budget budget = meter.finish();
+    budget.pairs = pairs_of(std::span(samples).last(static_cast<std::size_t>(vary ? batch * steps : batch))) /
+                   static_cast<double>(vary ? steps : 1);
     arguments.number("json") != 0 ? budget.print_json() : budget.print();
     return;
   }
