@@ -40,7 +40,7 @@ struct PairRowsKernel {  // to[2j], to[2j + 1] = first[j], second[j]
   }
 };
 
-/// Sixteen rows of sixteen cells of 32 bits -> columns as rows.
+/// (rows, columns) cells of 32 bits -> (columns, rows), sixteen by sixteen where there are so many.
 struct TransposeKernel {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
