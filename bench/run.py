@@ -350,6 +350,7 @@ def main():
     if not options.render:
         if options.programs is None:
             parser.error("--programs is needed to measure")
+        options.out.mkdir(parents=True, exist_ok=True)  # before the first minute is measured
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             measure(Bench(options), results)
