@@ -46,56 +46,60 @@ void run_attention(const AttentionTensors& t, const AttentionPlan& plan, const A
   const auto together = kBackward || spans * options.key_heads() >= at::get_num_threads() ? group : 1;
   const auto tasks_each = options.heads / together, tasks = spans * tasks_each;
   const auto workers = std::min<std::int64_t>(at::get_num_threads(), tasks);
+  const at::Tensor& outer = kBackward ? t.dout : t.out;
+  const auto task_of = [&](std::int64_t i) {
+    if (i >= tasks) return AttentionTask<T>{};
+    const auto& span = plan.spans[static_cast<std::size_t>(order[static_cast<std::size_t>(i / tasks_each)])];
+    const auto head = i % tasks_each * together, kv_head = head / group;
+    return AttentionTask<T>{
+        .q = cell(t.q, span.query, head),
+        .k = cell(t.k, span.key, kv_head),
+        .v = cell(t.v, span.key, kv_head),
+        .prefix_k = cell(t.k, span.prefix_key, kv_head),
+        .prefix_v = cell(t.v, span.prefix_key, kv_head),
+        .dout = cell(t.dout, span.query, head),
+        .out = cell(t.out, span.query, head),
+        .dq = cell(t.dq, span.query, head),
+        .dk = cell(t.dk, span.key, kv_head),
+        .dv = cell(t.dv, span.key, kv_head),
+        .ldq = stride(t.q),
+        .ldk = stride(t.k),
+        .ldv = stride(t.v),
+        .ldo = stride(outer),
+        .lddq = stride(t.dq),
+        .lddk = stride(t.dk),
+        .lddv = stride(t.dv),
+        .ldl = options.heads,
+        .q_head = head_stride(t.q, depth),
+        .o_head = head_stride(outer, depth),
+        .dq_head = head_stride(t.dq, depth),
+        .heads = together,
+        .queries = span.queries,
+        .keys = span.keys,
+        .prefix_keys = span.prefix_keys,
+        .depth = depth,
+        .window = options.window,
+        .position = plan.positions.data() + span.query,
+        .masks = nullptr,
+        .slopes = options.alibi_slopes.empty() ? nullptr : options.alibi_slopes.data() + head,
+        .lse = t.lse.data_ptr<float>() + span.query * options.heads + head,
+        .scale = static_cast<float>(options.scale),
+        .first_head = head,
+        .sample = span.sample,
+    };
+  };
   at::parallel_for(0, workers, 1, [&](std::int64_t begin, std::int64_t end) {
     std::vector<DropoutRow> masks;
     for (auto worker = begin; worker < end; ++worker)
       for (auto i = worker; i < tasks; i += workers) {
-        const auto& span =
-            plan.spans[static_cast<std::size_t>(order[static_cast<std::size_t>(i / tasks_each)])];
-        const auto head = i % tasks_each * together, kv_head = head / group;
+        AttentionTask<T> task = task_of(i);
         masks.clear();
-        for (auto h = head; h < head + together; ++h)
-          for (std::int64_t r = 0; r < span.queries && options.dropout > 0; ++r)
-            masks.push_back(
-                options.mask(span.sample, h, plan.positions[static_cast<std::size_t>(span.query + r)]));
-        const at::Tensor& outer = kBackward ? t.dout : t.out;
-        AttentionTask<T> task{
-            .q = cell(t.q, span.query, head),
-            .k = cell(t.k, span.key, kv_head),
-            .v = cell(t.v, span.key, kv_head),
-            .prefix_k = cell(t.k, span.prefix_key, kv_head),
-            .prefix_v = cell(t.v, span.prefix_key, kv_head),
-            .dout = cell(t.dout, span.query, head),
-            .out = cell(t.out, span.query, head),
-            .dq = cell(t.dq, span.query, head),
-            .dk = cell(t.dk, span.key, kv_head),
-            .dv = cell(t.dv, span.key, kv_head),
-            .ldq = stride(t.q),
-            .ldk = stride(t.k),
-            .ldv = stride(t.v),
-            .ldo = stride(outer),
-            .lddq = stride(t.dq),
-            .lddk = stride(t.dk),
-            .lddv = stride(t.dv),
-            .ldl = options.heads,
-            .q_head = head_stride(t.q, depth),
-            .o_head = head_stride(outer, depth),
-            .dq_head = head_stride(t.dq, depth),
-            .heads = together,
-            .queries = span.queries,
-            .keys = span.keys,
-            .prefix_keys = span.prefix_keys,
-            .depth = depth,
-            .window = options.window,
-            .position = plan.positions.data() + span.query,
-            .masks = options.dropout > 0 ? masks.data() : nullptr,
-            .slopes = options.alibi_slopes.empty() ? nullptr : options.alibi_slopes.data() + head,
-            .lse = t.lse.data_ptr<float>() + span.query * options.heads + head,
-            .scale = static_cast<float>(options.scale),
-            .scratch = nullptr,
-        };
+        for (std::int64_t h = 0; h < task.heads && options.dropout > 0; ++h)
+          for (std::int64_t r = 0; r < task.queries; ++r)
+            masks.push_back(options.mask(task.sample, task.first_head + h, task.position[r]));
+        if (!masks.empty()) task.masks = masks.data();
         task.scratch = simd::Scratch::floats(task.scratch_size(kBackward));
-        simd::run<AttentionKernel<kBackward, T>>(task);
+        simd::run<AttentionKernel<kBackward, T>>(task, task_of(i + workers));
       }
   });
 }

@@ -180,8 +180,9 @@ struct PairProducts {
   }
 
   /// Rows padded with zeros to whole vectors of cells, and `padded_rows` of them.
-  static void read(const simd::BFloat16* from, std::int64_t ld, std::int64_t rows, std::int64_t depth,
-                   Cell* to, std::int64_t padded_rows) {
+  [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void read(
+      const simd::BFloat16* from, std::int64_t ld, std::int64_t rows, std::int64_t depth, Cell* to,
+      std::int64_t padded_rows) {
     const auto width = simd::round_up(depth, kPack * simd::kLanes) / kPack;
     if (depth < width * kPack)
       PaddedRows::clear(to, padded_rows * width);
@@ -191,7 +192,7 @@ struct PairProducts {
     for (std::int64_t i = 0; i < rows; ++i) {
       std::int64_t d = 0;
       for (; d + kWhole <= depth; d += kWhole)
-        std::memcpy(to + i * width + d / kPack, from + i * ld + d, kWhole * sizeof(simd::BFloat16));
+        _mm512_storeu_si512(to + i * width + d / kPack, _mm512_loadu_si512(from + i * ld + d));
       if (d < depth)
         std::memcpy(to + i * width + d / kPack, from + i * ld + d,
                     static_cast<std::size_t>(depth - d) * sizeof(simd::BFloat16));
@@ -229,15 +230,21 @@ struct PairProducts {
   [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void write(
       const float* from, std::int64_t padded, simd::BFloat16* to, std::int64_t ld, std::int64_t rows,
       std::int64_t depth, const float* factors) {
-    for (std::int64_t i = 0; i < rows; ++i)
-      for (std::int64_t d = 0; d < depth; d += simd::kLanes) {
+    const auto whole = depth / simd::kLanes * simd::kLanes;
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const float factor = factors ? factors[i] : 1.0f;
+      for (std::int64_t d = 0; d < whole; d += simd::kLanes) {
         Half half;
-        narrow(from + i * padded + d, factors ? factors[i] : 1.0f, half);
-        if (d + simd::kLanes <= depth)
-          std::memcpy(to + i * ld + d, &half, sizeof half);
-        else
-          std::memcpy(to + i * ld + d, &half, static_cast<std::size_t>(depth - d) * sizeof(simd::BFloat16));
+        narrow(from + i * padded + d, factor, half);
+        std::memcpy(to + i * ld + d, &half, sizeof half);
       }
+      if (whole < depth) {
+        Half half;
+        narrow(from + i * padded + whole, factor, half);
+        std::memcpy(to + i * ld + whole, &half,
+                    static_cast<std::size_t>(depth - whole) * sizeof(simd::BFloat16));
+      }
+    }
   }
 
   /// `n` floats -> n / 2 cells; n a multiple of 16.
