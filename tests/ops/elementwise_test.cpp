@@ -1,8 +1,12 @@
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/full.h>
+#include <ATen/ops/linspace.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/sigmoid.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
+#include <cmath>
 #include <limits>
 
 #include "offsite/ops/accumulate.hpp"
@@ -35,6 +39,21 @@ struct ExpKernel {
     simd::store(to, simd::exp(simd::load(from)));
   }
 };
+struct PowerKernel {
+  template <simd::Isa>
+  [[gnu::always_inline]] static void run(const float* from, float* to) {
+    simd::store(to, simd::exp2_bounded(simd::load(from)));
+  }
+};
+/// One vector of `from`, read and written by the instruction set's own ways, between -1 and 1.
+struct LimitKernel {
+  static constexpr bool kUsesBFloat16 = true;
+
+  template <simd::Isa isa, class T>
+  [[gnu::always_inline]] static void run(const T* from, T* to) {
+    simd::store<isa>(to, simd::min<isa>(1.0f, simd::max<isa>(-1.0f, simd::load<isa>(from))));
+  }
+};
 
 }  // namespace
 
@@ -52,6 +71,40 @@ TEST_CASE("simd: exp is exact to a few ulp, saturates at both ends, NaN for NaN"
     CHECK(out[3] == 1);
     for (const int large : {1, 5, 6}) CHECK((2e38f < out[large] && out[large] < kInfinity));
     for (const int tiny : {2, 4, 7}) CHECK((0 < out[tiny] && out[tiny] < 1.3e-38f));
+  });
+}
+
+TEST_CASE("simd: exp2_bounded is exact to a few ulp, and exact at whole numbers; NaN for NaN") {
+  support::for_each_isa([] {
+    for (float x = -126; x <= 127; x += 0.0625f) {
+      float in[16], out[16];
+      std::fill_n(in, 16, x);
+      simd::run<PowerKernel>(in + 0, out + 0);
+      const double error = std::abs(out[3] / std::exp2(static_cast<double>(x)) - 1);
+      CHECK(error <= (x == std::floor(x) ? 0 : 2.4e-7));
+    }
+    float in[16] = {kNaN}, out[16];
+    simd::run<PowerKernel>(in + 0, out + 0);
+    CHECK(std::isnan(out[0]));
+  });
+}
+
+TEST_CASE(
+    "simd: min and max keep the second operand where one is NaN; loads of one instruction equal others") {
+  support::for_each_isa([] {
+    float in[16] = {kNaN, kInfinity, -kInfinity, 0,  -0.5f, 0.5f,   1,     -1,
+                    2,    -2,        0.25f,      -3, 3,     0.125f, -1.5f, 1e-30f};
+    simd::BFloat16 narrow[16], narrow_out[16];
+    float out[16];
+    for (int i = 0; i < 16; ++i) narrow[i] = in[i];
+    simd::run<LimitKernel>(static_cast<const float*>(in), out + 0);
+    simd::run<LimitKernel>(static_cast<const simd::BFloat16*>(narrow), narrow_out + 0);
+    CHECK(std::isnan(out[0]));
+    CHECK(std::isnan(static_cast<float>(narrow_out[0])));
+    for (int i = 1; i < 16; ++i) {
+      CHECK(out[i] == std::clamp(in[i], -1.0f, 1.0f));
+      CHECK(static_cast<float>(narrow_out[i]) == std::clamp(static_cast<float>(narrow[i]), -1.0f, 1.0f));
+    }
   });
 }
 
@@ -136,6 +189,25 @@ TEST_CASE("activation: each equals its reference and autograd, in any size, type
 }
 
 TEST_CASE(
+    "activation: float32 is exact to a few ulp wherever a sigmoid is neither 0 nor 1, and continuous at its "
+    "limits") {
+  using enum Activation;
+  support::for_each_isa([] {
+    for (const auto f : {kGeluTanh, kQuickGelu, kSilu}) {
+      const at::Tensor x = at::linspace(-6, 110, 4001), wide = x.to(at::kDouble);
+      const at::Tensor z = f == kGeluTanh ? wide.pow(3).mul(0.044715).add(wide).mul(2 * std::sqrt(2 / M_PI))
+                           : f == kQuickGelu ? wide.mul(1.702)
+                                             : wide;
+      const at::Tensor error =
+          ops::activation(x, f).to(at::kDouble).div(wide.mul(at::sigmoid(z))).sub(1).abs();
+      // A sigmoid near 0 has the relative error of e^z: that of z times z, which is 25 for GELU here.
+      CHECK(error.max().item<double>() < 4e-6);
+      CHECK(error.narrow(0, 210, 3000).max().item<double>() < 4e-7);
+    }
+  });
+}
+
+TEST_CASE(
     "activation: NaN stays NaN, infinity does not become NaN in the backward pass; unknown names list the "
     "known") {
   support::for_each_isa([] {
@@ -148,7 +220,7 @@ TEST_CASE(
       CHECK(d[0].item<float>() == 1);
       CHECK(std::isnan(y[15].item<float>()));
       CHECK(std::isnan(d[15].item<float>()));
-      for (const float large : {-1e20f, -60.0f}) {
+      for (const float large : {-kInfinity, -1e20f, -60.0f}) {
         x.fill_(large);
         d.fill_(1);
         ops::activation_backward_(d, x, f);

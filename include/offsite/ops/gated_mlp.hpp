@@ -21,14 +21,17 @@ struct GatedActivationKernel {  // y = activation(g) u; y may be g or u
   static constexpr bool kUsesBFloat16 = true;
 
   template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void run(const T* g, const T* u, T* y, std::int64_t n, const SigmoidForm& f) {
-    const simd::Floats a(f.a), b(f.b);
+  [[gnu::always_inline]] static void run(const T* g, const T* u, T* y, std::int64_t n,
+                                         const SigmoidForm& form) {
+    const SigmoidLanes f(form);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store<isa>(y + i, ActivationKernel::value(simd::load(g + i), a, b) * simd::load(u + i));
+      simd::store<isa>(y + i,
+                       SigmoidPoint::at<isa>(simd::load<isa>(g + i), f).value() * simd::load<isa>(u + i));
     if (const auto rest = n - i; rest > 0)
       simd::store_some(
-          y + i, ActivationKernel::value(simd::load_some(g + i, rest), a, b) * simd::load_some(u + i, rest),
+          y + i,
+          SigmoidPoint::at<isa>(simd::load_some(g + i, rest), f).value() * simd::load_some(u + i, rest),
           rest);
   }
 };
@@ -36,27 +39,26 @@ struct GatedActivationKernel {  // y = activation(g) u; y may be g or u
 struct GatedActivationBackwardKernel {  // g and u become their gradients, given that of y
   static constexpr bool kUsesBFloat16 = true;
 
+  template <simd::Isa isa>
   [[gnu::always_inline]] static void turn(simd::Floats& g, simd::Floats& u, const simd::Floats& d,
-                                          const simd::Floats& a, const simd::Floats& b) {
-    const simd::Floats c = clamped(g), q = c * c * b;
-    const simd::Floats s = simd::Floats(1.0f) / (simd::exp(-(c * (q + a))) + 1.0f);
-    const simd::Floats slope = s + s * (simd::Floats(1.0f) - s) * c * (q * 3.0f + a), value = g * s;
-    g = d * u * slope;
-    u = d * value;
+                                          const SigmoidLanes& f) {
+    const auto point = SigmoidPoint::at<isa>(g, f);
+    g = d * u * point.slope(f);
+    u = d * point.value();
   }
   template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void run(const T* d, T* g, T* u, std::int64_t n, const SigmoidForm& f) {
-    const simd::Floats a(f.a), b(f.b);
+  [[gnu::always_inline]] static void run(const T* d, T* g, T* u, std::int64_t n, const SigmoidForm& form) {
+    const SigmoidLanes f(form);
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes) {
-      simd::Floats x = simd::load(g + i), y = simd::load(u + i);
-      turn(x, y, simd::load(d + i), a, b);
+      simd::Floats x = simd::load<isa>(g + i), y = simd::load<isa>(u + i);
+      turn<isa>(x, y, simd::load<isa>(d + i), f);
       simd::store<isa>(g + i, x);
       simd::store<isa>(u + i, y);
     }
     if (const auto rest = n - i; rest > 0) {
       simd::Floats x = simd::load_some(g + i, rest), y = simd::load_some(u + i, rest);
-      turn(x, y, simd::load_some(d + i, rest), a, b);
+      turn<isa>(x, y, simd::load_some(d + i, rest), f);
       simd::store_some(g + i, x, rest);
       simd::store_some(u + i, y, rest);
     }
