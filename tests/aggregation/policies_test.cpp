@@ -207,7 +207,7 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
     auto x = random_vector(9000, 99), y = x;
     for (int round = 0; round < 2; ++round) {
       WeightedSum sum;
-      const std::span all(updates);
+      const std::span<const ClientUpdate> all(updates);
       policy.add(sum, all.first(round == 0 ? 1 : 4));  // what comes at a time does not matter
       policy.add(sum, all.subspan(round == 0 ? 1 : 4));
       x = policy.aggregate(x, updates, whole);
@@ -225,11 +225,31 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
 }
 
 TEST_CASE(
-    "WeightedSum: what it refuses, alone or among others, at its first or last number, leaves it as it was") {
+    "WeightedSum: updates where they lie, some at a time, give the mean to the bit, onto a vector too") {
+  constexpr Eigen::Index kSize = 9001;
+  std::vector<ClientUpdate> updates;
+  for (std::uint64_t i = 0; i < 37; ++i) updates.push_back({random_vector(kSize, i), 1.0 + double(i)});
+  const auto views = views_of(updates);
+  const auto expected = weighted_mean(kSize, updates);
+  const auto global = random_vector(kSize, 99);
+  for (const std::size_t together : {1, 3, 8, 16, 20, 37}) {
+    CAPTURE(together);
+    WeightedSum sum;
+    for (std::span rest(views); !rest.empty(); rest = rest.subspan(std::min(together, rest.size())))
+      sum.add(rest.first(std::min(together, rest.size())));
+    CHECK(sum.mean() == expected);
+    CHECK(sum.mean_onto(global) == global + expected);
+    CHECK_THROWS_WITH_AS((void)sum.mean_onto(Eigen::VectorXf::Zero(kSize - 1)),
+                         "the updates have 9001 numbers, but 9000 are trained", ArgumentError);
+  }
+}
+
+TEST_CASE(
+    "WeightedSum: is lost with numbers that are not finite, and not with what is seen to be wrong before") {
   constexpr Eigen::Index kSize = 5003;  // more than a piece, and no multiple of anything
   std::vector<ClientUpdate> good;
   for (std::uint64_t i = 0; i < 11; ++i) good.push_back({random_vector(kSize, i), 1.0 + double(i)});
-  const std::span all(good);
+  const std::span<const ClientUpdate> all(good);
   for (const float value : {std::nanf(""), HUGE_VALF, -HUGE_VALF})
     for (const Eigen::Index at : {Eigen::Index{0}, kSize - 1})
       for (const std::size_t together : {1, 2, 3, 8, 11}) {
@@ -241,14 +261,29 @@ TEST_CASE(
         const auto refused = std::span<const ClientUpdate>(broken).first(together);
         const auto sentence =
             "the update of client " + std::to_string(together - 1) + " holds a number that is not finite";
-        WeightedSum sum;
-        CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
-        CHECK_THROWS_WITH_AS((void)sum.mean(), "there is no update to aggregate", ArgumentError);
-        sum.add(all.first(3));
-        CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
-        sum.add(all.subspan(3));
-        CHECK(sum.mean() == weighted_mean(kSize, good));
+        for (const std::size_t before : {0, 3}) {
+          WeightedSum sum;
+          if (before > 0) sum.add(all.first(before));
+          CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
+          const auto* lost = "the sum was lost with an update that it refused";
+          CHECK_THROWS_WITH_AS((void)sum.mean(), lost, ArgumentError);
+          CHECK_THROWS_WITH_AS((void)sum.mean_onto(random_vector(kSize, 1)), lost, ArgumentError);
+          CHECK_THROWS_WITH_AS(sum.add(all), lost, ArgumentError);
+        }
       }
+  WeightedSum sum;
+  sum.add(all.first(3));
+  auto broken = good;
+  broken[1].weight = -1;
+  CHECK_THROWS_AS(sum.add(std::span<const ClientUpdate>(broken)), ArgumentError);
+  broken = good;
+  broken[10].delta.conservativeResize(kSize - 1);
+  CHECK_THROWS_AS(sum.add(std::span<const ClientUpdate>(broken)), ArgumentError);
+  sum.add(all.subspan(3));
+  CHECK(sum.mean() == weighted_mean(kSize, good));
+  WeightedSum heavy;  // too much for double: no update's fault
+  for (int k = 0; k < 2; ++k) heavy.add({Eigen::VectorXf::Constant(3, 2), 1e308});
+  CHECK_FALSE(heavy.mean().allFinite());
 }
 
 TEST_CASE("aggregation policies: the number of threads does not change a bit; every instruction set agrees") {

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <concepts>
 #include <span>
+#include <vector>
 
 #include "offsite/aggregation/pieces.hpp"
 #include "offsite/core/error.hpp"
@@ -16,6 +17,21 @@ struct ClientUpdate {
   Eigen::VectorXf delta;
   double weight = 1;  ///< number of different samples it trained on in this round, > 0
 };
+
+/// The same of numbers that lie elsewhere, as in a mapped file, and stay there while this is used.
+struct UpdateView {
+  Eigen::Map<const Eigen::VectorXf> delta;
+  double weight = 1;  ///< > 0
+};
+
+/// Views of updates, which must outlive them.
+[[nodiscard]] inline std::vector<UpdateView> views_of(std::span<const ClientUpdate> updates) {
+  std::vector<UpdateView> views;
+  views.reserve(updates.size());
+  for (const auto& update : updates)
+    views.push_back({{update.delta.data(), update.delta.size()}, update.weight});
+  return views;
+}
 
 namespace detail {
 
@@ -49,7 +65,8 @@ concept AggregationPolicy = std::copyable<P> && detail::KeepsState<P> && detail:
 namespace detail {
 
 /// All of `check_updates` but the numbers themselves, which policies look at while they compute with them.
-inline void check_shapes(Eigen::Index size, std::span<const ClientUpdate> updates) {
+template <class Update>
+void check_shapes(Eigen::Index size, std::span<const Update> updates) {
   require(!updates.empty(), "there is no update to aggregate");
   for (std::size_t i = 0; i < updates.size(); ++i) {
     const auto& update = updates[i];
@@ -60,16 +77,23 @@ inline void check_shapes(Eigen::Index size, std::span<const ClientUpdate> update
   }
 }
 
+template <class Update>
+void check_numbers(Eigen::Index size, std::span<const Update> updates) {
+  check_shapes(size, updates);
+  for (std::size_t i = 0; i < updates.size(); ++i)
+    require(all_finite(updates[i].delta), "the update of client {} holds a number that is not finite", i);
+}
+
 }  // namespace detail
 
 /// What every policy asks of its input.
 /// \throws ArgumentError unless there is an update, all have `size` finite numbers and a positive finite
 /// weight.
 inline void check_updates(Eigen::Index size, std::span<const ClientUpdate> updates) {
-  detail::check_shapes(size, updates);
-  for (std::size_t i = 0; i < updates.size(); ++i)
-    require(detail::all_finite(updates[i].delta), "the update of client {} holds a number that is not finite",
-            i);
+  detail::check_numbers(size, updates);
+}
+inline void check_updates(Eigen::Index size, std::span<const UpdateView> updates) {
+  detail::check_numbers(size, updates);
 }
 
 }  // namespace offsite

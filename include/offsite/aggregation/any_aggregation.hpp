@@ -56,7 +56,9 @@ struct AnyAggregation {
   [[nodiscard]] bool streams() const {
     return std::visit([]<class P>(const P&) { return StepsByMean<P>; }, policy);
   }
-  void add(WeightedSum& sum, std::span<const ClientUpdate> updates) const {
+  /// Takes a few updates or views of them. \throws ArgumentError as `WeightedSum::add` does.
+  template <class Update>
+  void add(WeightedSum& sum, std::span<const Update> updates) const {
     if (!bounds_norms() || updates.empty()) return sum.add(updates);
     sum.add(updates, detail::bounding_scales(updates.front().delta.size(), updates, max_norm));
   }
@@ -239,14 +241,14 @@ inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
 
 inline Eigen::VectorXf AnyAggregation::finish(const Eigen::VectorXf& global, const WeightedSum& sum,
                                               State& state) const {
-  auto mean = sum.mean();
-  require(mean.size() == global.size(), "the updates have {} numbers, but {} are trained", mean.size(),
-          global.size());
+  sum.check_size(global.size());
   return std::visit(
       [&]<class P>(const P& chosen) -> Eigen::VectorXf {
         auto&& own = detail::state_of<P>(state);
-        if constexpr (StepsByMean<P>)
-          return chosen.step(global, std::move(mean), own);
+        if constexpr (requires { chosen.finish(global, sum, own); })
+          return chosen.finish(global, sum, own);
+        else if constexpr (StepsByMean<P>)
+          return chosen.step(global, sum.mean(), own);
         else
           throw ArgumentError("this policy needs all updates at once, not their sum");
       },

@@ -1,5 +1,6 @@
 #pragma once
 #include "offsite/aggregation/aggregation_policy.hpp"
+#include "offsite/aggregation/streaming.hpp"
 #include "offsite/aggregation/weighted_mean.hpp"
 
 namespace offsite {
@@ -14,8 +15,15 @@ struct FedAvg {
     return detail::mean_onto(global.data(), global.size(), updates);
   }
   [[nodiscard]] Eigen::VectorXf step(const Eigen::VectorXf& global, Eigen::VectorXf mean, State&) const {
-    mean = global + mean;
+    detail::for_each_piece(global.size(), detail::kPiece, [&](Eigen::Index begin, Eigen::Index count) {
+      mean.segment(begin, count) += global.segment(begin, count);
+      return true;
+    });
     return mean;
+  }
+  /// The same as `step` with the sum's mean, in one pass. \throws ArgumentError as `WeightedSum::mean_onto` does.
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum, State&) const {
+    return sum.mean_onto(global);
   }
 };
 

@@ -25,6 +25,11 @@ struct FedProx {
     check();
     return FedAvg{}.step(global, std::move(mean), state);
   }
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
+                                       State& state) const {
+    check();
+    return FedAvg{}.finish(global, sum, state);
+  }
 
  private:
   void check() const { require(mu > 0 && std::isfinite(mu), "mu is {}, but it must be positive", mu); }

@@ -17,9 +17,9 @@ namespace detail {
 
 /// What each update is to be multiplied by so that none is longer than `max_norm`. \throws ArgumentError as
 /// `check_updates` does, and unless the bound is positive.
-[[nodiscard]] inline std::vector<float> bounding_scales(Eigen::Index size,
-                                                        std::span<const ClientUpdate> updates,
-                                                        float max_norm) {
+template <class Update>
+[[nodiscard]] std::vector<float> bounding_scales(Eigen::Index size, std::span<const Update> updates,
+                                                 float max_norm) {
   require(max_norm > 0, "max_norm is {}, but it must be positive", max_norm);
   check_shapes(size, updates);
   std::vector<float> scales;

@@ -81,7 +81,7 @@ struct FindNotFinite {
   }
 };
 
-[[nodiscard]] inline bool all_finite(const Eigen::VectorXf& x) {
+[[nodiscard]] inline bool all_finite(const Eigen::Ref<const Eigen::VectorXf>& x) {
   return for_each_piece(x.size(), kPiece, [&](Eigen::Index begin, Eigen::Index count) {
     bool found = false;
     simd::run<FindNotFinite>(x.data() + begin, count, &found);
@@ -108,7 +108,7 @@ struct SquaredNorm {
 };
 
 /// Whatever the number of threads, the same bits.
-[[nodiscard]] inline double norm(const Eigen::VectorXf& x) {
+[[nodiscard]] inline double norm(const Eigen::Ref<const Eigen::VectorXf>& x) {
   Eigen::VectorXd parts = Eigen::VectorXd::Zero((x.size() + kPiece - 1) / kPiece);
   for_each_piece(x.size(), kPiece, [&](Eigen::Index begin, Eigen::Index count) {
     simd::run<SquaredNorm>(x.data() + begin, count, &parts[begin / kPiece]);

@@ -23,10 +23,10 @@ struct Addend {
 
 constexpr Eigen::Index kSums = 4096;  ///< sums at a time: they stay in the first cache
 
-/// after = before + `Count` vectors, one by one in their order: the sum goes through the registers once for all of them.
+/// sums += `Count` vectors, one by one in their order: the sums go through the registers once for all of them.
 template <int Count>
 [[gnu::always_inline]] inline void add_vectors(const Addend* addends, Eigen::Index begin, Eigen::Index count,
-                                               const double* before, double* after) {
+                                               double* sums) {
   Addend a[Count];
   for (int k = 0; k < Count; ++k) {
     a[k] = addends[k];
@@ -35,49 +35,41 @@ template <int Count>
   Eigen::Index i = 0;
   for (; i + 8 <= count; i += 8) {
     simd::Doubles block;
-    std::memcpy(&block, before + i, sizeof block);
+    std::memcpy(&block, sums + i, sizeof block);
     for (int k = 0; k < Count; ++k) {
       simd::EightFloats values;
       std::memcpy(&values, a[k].values + i, sizeof values);
       __builtin_prefetch(a[k].values + i + kSums, 0, 2);  // the next piece: a run is too short to be foreseen
       block += a[k].weight * __builtin_convertvector(values * a[k].scale, simd::Doubles);
     }
-    std::memcpy(after + i, &block, sizeof block);
+    std::memcpy(sums + i, &block, sizeof block);
   }
   for (; i < count; ++i) {
-    double sum = before[i];
-    for (int k = 0; k < Count; ++k) sum += a[k].weight * double{a[k].values[i] * a[k].scale};
-    after[i] = sum;
+    for (int k = 0; k < Count; ++k) sums[i] += a[k].weight * double{a[k].values[i] * a[k].scale};
   }
 }
 
-/// after = before + the addends, all by the same arithmetic however many there are at a time; both may be the same.
+/// sums += the addends, all by the same arithmetic however many there are at a time.
 struct AddWeighted {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
-                                         Eigen::Index count, const double* before, double* after) {
+                                         Eigen::Index count, double* sums) {
     std::size_t k = 0;
-    for (; k + 8 <= addends.size(); k += 8, before = after)
-      add_vectors<8>(addends.data() + k, begin, count, before, after);
-    for (; k + 4 <= addends.size(); k += 4, before = after)
-      add_vectors<4>(addends.data() + k, begin, count, before, after);
-    for (; k < addends.size(); ++k, before = after)
-      add_vectors<1>(addends.data() + k, begin, count, before, after);
+    for (; k + 8 <= addends.size(); k += 8) add_vectors<8>(addends.data() + k, begin, count, sums);
+    for (; k + 4 <= addends.size(); k += 4) add_vectors<4>(addends.data() + k, begin, count, sums);
+    for (; k < addends.size(); ++k) add_vectors<1>(addends.data() + k, begin, count, sums);
   }
 };
 
-/// next = base + sum / total, in float but for the quotient; without `base` the quotient alone. Says whether all of the
-/// sum is finite, as it is not if one of its addends is not.
+/// next = base + sum / total, in float but for the quotient; without `base` the quotient alone.
 struct DivideSum {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(const double* sum, double total, const float* base, float* next,
-                                         Eigen::Index count, bool* finite) {
-    simd::Doubles zeros{};
+                                         Eigen::Index count) {
     Eigen::Index i = 0;
     for (; i + 8 <= count; i += 8) {
       simd::Doubles all;
       std::memcpy(&all, sum + i, sizeof all);
-      zeros += all * 0.0;
       simd::EightFloats mean = __builtin_convertvector(all / total, simd::EightFloats), start;
       if (base != nullptr) {
         std::memcpy(&start, base + i, sizeof start);
@@ -86,30 +78,11 @@ struct DivideSum {
       std::memcpy(next + i, &mean, sizeof mean);
     }
     for (; i < count; ++i) {
-      zeros[0] += sum[i] * 0.0;
       const auto mean = static_cast<float>(sum[i] / total);
       next[i] = base == nullptr ? mean : base[i] + mean;
     }
-    for (int k = 0; k < 8; ++k) *finite = *finite && zeros[k] == 0;
   }
 };
-
-/// base + (sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache.
-/// \returns whether all addends and sums are finite
-[[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
-                                  Eigen::VectorXf& next) {
-  struct Sums {
-    double values[kSums];
-  };
-  return for_each_piece(next.size(), kSums, Sums{}, [&](Eigen::Index begin, Eigen::Index count, Sums& sums) {
-    std::fill_n(sums.values, count, 0.0);
-    bool finite = true;
-    simd::run<AddWeighted>(addends, begin, count, static_cast<const double*>(sums.values), &sums.values[0]);
-    simd::run<DivideSum>(&sums.values[0], total, base == nullptr ? nullptr : base + begin,
-                         next.data() + begin, count, &finite);
-    return finite;
-  });
-}
 
 /// Whether all sums are finite, as they are not if one of their addends is not.
 struct FiniteSums {
@@ -127,23 +100,38 @@ struct FiniteSums {
   }
 };
 
-/// after = before + the addends, where no `before` stands for zeros. \returns whether all of it is finite
-[[nodiscard]] inline bool add_to(const double* before, std::span<const Addend> addends,
-                                 Eigen::VectorXd& after) {
-  return for_each_piece(after.size(), kSums, [&](Eigen::Index begin, Eigen::Index count) {
-    double* next = after.data() + begin;
-    if (before == nullptr) std::fill_n(next, count, 0.0);
-    bool finite = true;
-    simd::run<AddWeighted>(addends, begin, count,
-                           before == nullptr ? static_cast<const double*>(next) : before + begin, next);
-    simd::run<FiniteSums>(static_cast<const double*>(next), count, &finite);
+/// sums += the addends. \returns whether all sums are finite
+[[nodiscard]] inline bool add_to(std::span<const Addend> addends, Eigen::Index begin, Eigen::Index count,
+                                 double* sums) {
+  bool finite = true;
+  simd::run<AddWeighted>(addends, begin, count, sums);
+  simd::run<FiniteSums>(static_cast<const double*>(sums), count, &finite);
+  return finite;
+}
+
+inline void divide(const double* sum, double total, const float* base, float* next, Eigen::Index count) {
+  simd::run<DivideSum>(sum, total, base, next, count);
+}
+
+/// base + (sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache.
+/// \returns whether all addends and sums are finite
+[[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
+                                  Eigen::VectorXf& next) {
+  struct Sums {
+    double values[kSums];
+  };
+  return for_each_piece(next.size(), kSums, Sums{}, [&](Eigen::Index begin, Eigen::Index count, Sums& sums) {
+    std::fill_n(sums.values, count, 0.0);
+    const bool finite = add_to(addends, begin, count, &sums.values[0]);
+    divide(&sums.values[0], total, base == nullptr ? nullptr : base + begin, next.data() + begin, count);
     return finite;
   });
 }
 
 /// The updates as addends; each is scaled by its number in `scales`, if there are any.
-[[nodiscard]] inline std::vector<Addend> addends_of(std::span<const ClientUpdate> updates,
-                                                    std::span<const float> scales = {}) {
+template <class Update>
+[[nodiscard]] std::vector<Addend> addends_of(std::span<const Update> updates,
+                                             std::span<const float> scales = {}) {
   std::vector<Addend> addends;
   for (std::size_t i = 0; i < updates.size(); ++i)
     addends.push_back({updates[i].delta.data(), updates[i].weight, scales.empty() ? 1 : scales[i]});

@@ -3,10 +3,13 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <optional>
 #include <span>
 #include <string>
 #include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "offsite/aggregation/aggregation_policy.hpp"
@@ -75,11 +78,42 @@ template <PersistentState S, Journal J>
   }
 }
 
-template <class J>
-[[nodiscard]] ClientUpdate update_of(const CountedUpdate& update, J& journal) {
-  const auto view = journal.view(update.sha256);
-  return {flattened(read_safetensors(view.bytes, "an update")), update.weight};
+/// All numbers of these tensors where they lie, if that is end to end in the order of their names and where floats may lie;
+/// nothing else is written by our clients, but files of others need not be so.
+[[nodiscard]] inline std::optional<std::span<const float>> end_to_end(std::span<const NamedView> tensors) {
+  if (tensors.empty()) return std::nullopt;
+  const auto* begin = tensors.front().tensor.bytes.data();
+  const auto* end = begin;
+  for (const auto& [name, tensor] : tensors) {
+    if (tensor.bytes.data() != end) return std::nullopt;
+    end += tensor.bytes.size();
+  }
+  if (reinterpret_cast<std::uintptr_t>(begin) % alignof(float) != 0) return std::nullopt;
+  return std::span(reinterpret_cast<const float*>(begin),
+                   static_cast<std::size_t>(end - begin) / sizeof(float));
 }
+
+/// A client's update as the journal holds it, in a mapped file if that is where; copied only if its numbers lie apart.
+class HeldUpdate {
+ public:
+  HeldUpdate(BlobView blob, double weight) : blob_(std::move(blob)), weight_(weight) {
+    const auto tensors = read_safetensors(blob_.bytes, "an update");
+    if (const auto there = end_to_end(tensors))
+      numbers_ = *there;
+    else
+      copy_ = flattened(tensors);
+  }
+  [[nodiscard]] UpdateView view() const {
+    if (copy_.size() > 0) return {{copy_.data(), copy_.size()}, weight_};
+    return {{numbers_.data(), static_cast<Eigen::Index>(numbers_.size())}, weight_};
+  }
+
+ private:
+  BlobView blob_;
+  std::span<const float> numbers_;
+  Eigen::VectorXf copy_;
+  double weight_;
+};
 
 /// Why `work` cannot be done; empty if it was.
 template <class Work>
@@ -92,30 +126,33 @@ template <class Work>
   }
 }
 
-constexpr std::size_t kUpdatesTogether =
-    4;  ///< in memory at a time: for one, passing over the sum costs most
-
-/// Asks the policy for the next values; of one that takes a few updates at a time, no more than these are in memory.
-/// \returns why it refuses; what the journal throws passes through
-template <AggregationPolicy Policy, Journal J>
+/// Asks the policy for the next values. Of one that takes a few updates at a time, no more than these are mapped, and none
+/// is in memory of its own. \returns why it refuses; what the journal throws passes through
+template <AggregationPolicy Policy, class J>
 [[nodiscard]] std::string aggregate_into(Eigen::VectorXf& next, const Policy& policy,
                                          const Aggregate& request, const Eigen::VectorXf& before,
                                          typename Policy::State& state, J& journal) {
+  const auto held = [&](const CountedUpdate& counted) {
+    return HeldUpdate(journal.view(counted.sha256), counted.weight);
+  };
   if constexpr (StreamingAggregation<Policy>) {
     if (policy.streams()) {
       WeightedSum sum;
-      std::vector<ClientUpdate> few;
-      for (std::span rest(request.updates); !rest.empty(); rest = rest.subspan(few.size())) {
-        few.clear();
-        for (const auto& counted : rest.first(std::min(rest.size(), kUpdatesTogether)))
-          few.push_back(update_of(counted, journal));
-        if (auto why = refusal_of([&] { policy.add(sum, few); }); !why.empty()) return why;
+      for (std::span rest(request.updates); !rest.empty();) {
+        const auto few = rest.first(std::min(rest.size(), WeightedSum::kTogether));
+        rest = rest.subspan(few.size());
+        std::vector<HeldUpdate> blobs;
+        std::vector<UpdateView> views;
+        blobs.reserve(few.size());
+        for (const auto& counted : few) views.push_back(blobs.emplace_back(held(counted)).view());
+        auto why = refusal_of([&] { policy.add(sum, std::span<const UpdateView>(views)); });
+        if (!why.empty()) return why;
       }
       return refusal_of([&] { next = policy.finish(before, sum, state); });
     }
   }
   std::vector<ClientUpdate> updates;
-  for (const auto& counted : request.updates) updates.push_back(update_of(counted, journal));
+  for (const auto& counted : request.updates) updates.push_back({held(counted).view().delta, counted.weight});
   return refusal_of([&] { next = policy.aggregate(before, updates, state); });
 }
 
