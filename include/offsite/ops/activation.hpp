@@ -114,7 +114,7 @@ struct SigmoidPoint {
   }
   [[gnu::always_inline]] simd::Floats value() const { return x * sigmoid; }
   [[gnu::always_inline]] simd::Floats slope(const SigmoidLanes& f) const {
-    return sigmoid + sigmoid * (simd::Floats(1.0f) - sigmoid) * (c * (square * f.slope_b + f.a));
+    return sigmoid + (sigmoid - sigmoid * sigmoid) * (c * (square * f.slope_b + f.a));
   }
 };
 
