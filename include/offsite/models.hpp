@@ -46,3 +46,4 @@
 #include "offsite/ops/simd.hpp"
 #include "offsite/ops/tiled_gradient.hpp"
 #include "offsite/ops/tiled_product.hpp"
+#include "offsite/ops/transposed_product.hpp"

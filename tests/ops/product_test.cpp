@@ -12,6 +12,7 @@
 #include <ATen/ops/randint.h>
 #include <ATen/ops/randn.h>
 #include <ATen/ops/sub.h>
+#include <ATen/ops/sum.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
@@ -117,6 +118,82 @@ TEST_CASE("product: neither threads nor the rows beside it change a row's bits")
   CHECK(at::equal(ops::product(x, w), y));
   CHECK(at::equal(ops::product(x.narrow(0, 37, 900), w), y.narrow(0, 37, 900)));
   at::set_num_threads(threads);
+}
+
+TEST_CASE("product: few rows times a weight dense along the depth, for every edge") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(7);
+  struct Case {
+    std::int64_t rows, depth, columns;
+  };
+  for (const auto& [rows, depth, columns] : {Case{8, 64, 64}, Case{16, 66, 81}, Case{43, 130, 595},
+                                             Case{64, 2, 127}, Case{117, 768, 65}, Case{511, 34, 200}}) {
+    const at::Tensor x = integers({rows, depth}), bias = integers({columns}), w = integers({columns, depth});
+    CHECK(ops::TransposedProduct::serves(x, w.t(), bias) == is_fast());
+    const at::Tensor want = at::addmm(bias.to(at::kFloat), x.to(at::kFloat), w.to(at::kFloat).t());
+    CHECK(at::equal(ops::product(x, w.t(), bias), want.to(at::kBFloat16)));
+    CHECK(at::equal(ops::product(x, w.t()), at::sub(want, bias).to(at::kBFloat16)));
+    // Rows of wider ones, and a part of a fused weight, from the middle.
+    const at::Tensor wide = integers({rows + 2, depth + 6}),
+                     part = wide.narrow(0, 1, rows).narrow(1, 4, depth),
+                     fused = integers({columns + 5, depth + 3}),
+                     slice = fused.narrow(0, 2, columns).narrow(1, 1, depth).t();
+    CHECK(ops::TransposedProduct::serves(part, slice) == is_fast());
+    CHECK(at::equal(ops::product(part, slice),
+                    at::mm(part.to(at::kFloat), slice.to(at::kFloat)).to(at::kBFloat16)));
+  }
+}
+
+TEST_CASE("product: few rows go to the operators where their cells cannot be taken") {
+  c10::NoGradGuard no_grad;
+  const auto refused = [](const at::Tensor& x, const at::Tensor& w) {
+    return !ops::TransposedProduct::serves(x, w);
+  };
+  const at::Tensor x = integers({20, 128}), w = integers({96, 128}).t();
+  CHECK(refused(integers({7, 128}), w));                         // too few to gain
+  CHECK(refused(integers({512, 128}), w));                       // enough to pay for packing the weight
+  CHECK(refused(x, integers({128, 96})));                        // dense along the columns
+  CHECK(refused(integers({20, 127}), integers({96, 127}).t()));  // an odd depth
+  CHECK(refused(integers({20, 129}).narrow(1, 0, 128), w));      // rows at odd distances
+  CHECK(refused(integers({20, 130}).narrow(1, 1, 128), w));      // pairs not aligned
+  CHECK(refused(integers({20, 256}).slice(1, 0, 256, 2), w));    // rows that are not dense
+  CHECK(refused(x.to(at::kFloat), w.to(at::kFloat)));            // another type
+  CHECK(refused(x, integers({128, 63}).t().contiguous().t()));   // too few columns for a tile
+  const at::Tensor odd = integers({20, 129}).narrow(1, 0, 128);
+  CHECK(at::equal(ops::product(odd, w), at::mm(odd.to(at::kFloat), w.to(at::kFloat)).to(at::kBFloat16)));
+  {
+    const c10::AutoGradMode grad(true);
+    CHECK(refused(x, w));  // a graph is wanted
+  }
+  support::for_each_isa([&] {
+    if (simd::chosen_isa() < simd::Isa::kAvx512Bf16) CHECK(refused(x, w));
+    CHECK(at::equal(ops::product(x, w), at::mm(x.to(at::kFloat), w.to(at::kFloat)).to(at::kBFloat16)));
+  });
+}
+
+TEST_CASE("product: few rows have the bits of many, whatever the threads and the rows beside them") {
+  if (!is_fast()) return;  // the operators promise no such thing
+  c10::NoGradGuard no_grad;
+  at::manual_seed(8);
+  const at::Tensor x = at::randn({600, 320}).to(at::kBFloat16), w = at::randn({1337, 320}).to(at::kBFloat16),
+                   bias = at::randn({1337}).to(at::kBFloat16);
+  const auto threads = at::get_num_threads();
+  at::set_num_threads(1);
+  const at::Tensor y = ops::product(x, w.t(), bias);
+  for (const int count : {1, 3})
+    for (const std::int64_t rows : {9, 43, 130}) {
+      at::set_num_threads(count);
+      CHECK(at::equal(ops::product(x.narrow(0, 37, rows), w.t(), bias), y.narrow(0, 37, rows)));
+    }
+  at::set_num_threads(threads);
+
+  const at::Tensor few = x.narrow(0, 0, 40).clone();
+  few[20].fill_(std::numeric_limits<float>::quiet_NaN());
+  few[21].fill_(std::numeric_limits<float>::infinity());
+  const at::Tensor z = ops::product(few, w.abs().t(), bias);
+  CHECK(z[20].isnan().all().item<bool>());
+  CHECK(z[21].eq(std::numeric_limits<float>::infinity()).all().item<bool>());
+  CHECK(at::equal(z.isnan().sum(), at::full({}, 1337, at::kLong)));
 }
 
 TEST_CASE("product: a weight's gradient in tiles is added in float32, for every shape and edge") {

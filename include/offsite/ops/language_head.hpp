@@ -1,12 +1,11 @@
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/ops/linear.h>
-#include <ATen/ops/mm.h>
 #include <c10/core/GradMode.h>
 
 #include <optional>
 
 #include "offsite/ops/linear.hpp"
+#include "offsite/ops/product.hpp"
 
 namespace offsite {
 
@@ -33,7 +32,7 @@ struct LanguageHead {
   /// (M, C) -> (M, V), differentiable by autograd.
   [[nodiscard]] at::Tensor forward(const at::Tensor& h, const at::Tensor& tied) const {
     const at::Tensor n = norm ? norm->forward(h) : h;
-    return at::linear(project.weight.defined() ? project.forward(n) : n, weight_or(tied));
+    return ops::product(project.weight.defined() ? project.forward(n) : n, weight_or(tied).t());
   }
   /// The same without a graph, keeping what `backward` needs.
   [[nodiscard]] at::Tensor forward(const at::Tensor& h, const at::Tensor& tied, Saved& saved) const {
@@ -41,14 +40,14 @@ struct LanguageHead {
     at::Tensor x = norm ? norm->forward(h, saved.norm, true) : h;
     if (project.weight.defined()) x = project.forward(x, saved.project, true);
     if (weight_or(tied).grad().defined()) saved.x = x;
-    return at::linear(x, weight_or(tied));
+    return ops::product(x, weight_or(tied).t());
   }
   /// dL/d(logits) (M, V) -> dL/dh (M, C); adds the gradients of trained tensors, `tied` too.
   [[nodiscard]] at::Tensor backward(const at::Tensor& d, const at::Tensor& tied, const Saved& saved) const {
     c10::NoGradGuard no_grad;
     const auto& w = weight_or(tied);
     if (w.grad().defined()) Linear::add_product(w.grad(), d.t(), saved.x);
-    at::Tensor dx = at::mm(d, w);
+    at::Tensor dx = ops::product(d, w);
     if (project.weight.defined()) dx = project.backward(dx, saved.project);
     return norm ? norm->backward(dx, saved.norm) : dx;
   }

@@ -150,19 +150,26 @@ struct TiledProduct {
   /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
   /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    const auto aligned = [](const at::Tensor& t) {
-      return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
-    };
-    return a.size(1) % 2 == 0 && a.size(1) > 0 &&
-           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous())) &&
-           (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && usable(a, b);
+    return (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && pairs(a, bias) &&
+           usable(a, b);
   }
-  /// What every product in tiles asks for: many rows of `a`, dense ones, and not too few columns of `b`.
-  [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b) {
+  /// What every product in tiles asks for: `fewest` rows of `a`, dense ones, and not too few columns of `b`.
+  [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b,
+                                   std::int64_t fewest = kFewestRows) {
     return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() && a.is_cpu() &&
            b.is_cpu() && a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16 &&
-           a.size(0) >= kFewestRows && a.stride(1) == 1 && b.size(1) >= kUnit && works();
+           a.size(0) >= fewest && a.stride(1) == 1 && b.size(1) >= kUnit && works();
   }
+  /// Whether the depth splits into pairs, and the bias can be added on the way.
+  [[nodiscard]] static bool pairs(const at::Tensor& a, const at::Tensor& bias) {
+    return a.size(1) % 2 == 0 && a.size(1) > 0 &&
+           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous()));
+  }
+  [[nodiscard]] static bool aligned(const at::Tensor& t) {
+    return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
+  }
+  /// Fewer rows do not pay for packing `b`.
+  static constexpr std::int64_t kFewestRows = 512;
 
   /// For profilers, which see LibTorch's operators but not this: called when a product begins and ends, if it is set.
   using Observer = void (*)(const at::Tensor& a, const at::Tensor& b, bool begins);
@@ -223,7 +230,7 @@ struct TiledProduct {
  private:
   // A tile of sums and a panel of `b` stay in the second cache, beside what of `a` meets them.
   static constexpr std::int64_t kHeight = 64, kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
-                                kGroup = 8, kFewestRows = 512, kPackedCells = 1 << 20;
+                                kGroup = 8, kPackedCells = 1 << 20;
 
   /// Not every LibTorch was built with the micro-kernel; processors with AMX are better served by oneDNN's products.
   [[nodiscard]] static bool works() {
