@@ -225,6 +225,10 @@ struct MeteredJournal {
                   std::span<const std::byte> bytes) {
     journal.write_part(peer, blob, offset, bytes);
   }
+  void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
+                  std::same_as<ChunkBytes> auto&& bytes) {
+    journal.write_part(peer, blob, offset, std::move(bytes));
+  }
   bool finish_part(std::string_view peer, const Blob& blob) {
     const bool good = journal.finish_part(peer, blob);
     board.ours[round].received = Meter::read().wall;

@@ -5,6 +5,7 @@
 #include "offsite/federation/aggregate_round.hpp"
 #include "offsite/federation/blob.hpp"
 #include "offsite/federation/check_update.hpp"
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/client.hpp"
 #include "offsite/federation/downloads.hpp"
 #include "offsite/federation/events.hpp"

@@ -106,6 +106,20 @@ TEST_CASE("PartWriter: what could not be written is told once, by the next call 
   CHECK_THROWS_AS((void)writer.finish("/dev/full", 10), offsite::ArgumentError);
 }
 
+TEST_CASE("PartWriter: pieces that lie behind something else in their memory") {
+  const support::TemporaryFolder folder;
+  const auto all = bytes_of(3 * 4096 + 100, 9);
+  PartWriter writer;
+  for (const auto& [begin, end] : {std::pair<std::size_t, std::size_t>{0, 8192}, {8192, all.size()}}) {
+    auto memory = bytes_of(333, 10);
+    memory.insert(memory.end(), all.begin() + static_cast<std::ptrdiff_t>(begin),
+                  all.begin() + static_cast<std::ptrdiff_t>(end));
+    writer.write(folder / "a", begin, {std::move(memory), 333});
+  }
+  CHECK(writer.finish(folder / "a", all.size()).sha256 == offsite::sha256_hex(all));
+  CHECK(read(folder / "a") == text_of(all));
+}
+
 TEST_CASE("PartWriter: an end waits for what was given") {
   const support::TemporaryFolder folder;
   const auto all = bytes_of(4 << 20, 7);

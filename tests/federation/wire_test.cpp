@@ -142,7 +142,18 @@ TEST_CASE("wire: a chunk's bytes are held to their checksum, and may lie elsewhe
   const Message chunk = Chunk{std::string(64, 'a'), 17, bytes};
   const auto good = encode(chunk);
   CHECK(encode_chunk(std::string(64, 'a'), 17, bytes) == good);
-  CHECK((decode(std::vector<std::byte>(good), "a peer") == chunk));
+  auto whole = good;
+  const auto* memory = whole.data();
+  auto taken = decode(std::move(whole), "a peer");
+  CHECK((taken == chunk));
+  CHECK(encode(taken) == good);
+  auto& held = std::get<Chunk>(taken).bytes;
+  CHECK(held.data() == memory + good.size() - 1000 - kChecksumBytes);  // where they came in
+  auto passed_on = std::move(held);
+  CHECK(held.empty());  // NOLINT: moved from, which must leave nothing behind
+  CHECK(std::ranges::equal(passed_on, bytes));
+  held = passed_on;
+  CHECK((held == passed_on));
   for (std::size_t i = good.size() - 1000 - kChecksumBytes; i < good.size(); i += 7) {
     auto damaged = good;
     damaged[i] ^= std::byte{16};

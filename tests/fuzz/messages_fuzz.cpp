@@ -20,6 +20,7 @@ void decode_and_encode(std::span<const std::byte> bytes) {
     const auto message = decode(bytes, "fuzz");
     const auto again = encode(message);
     if (!(decode(again, "fuzz") == message)) std::abort();
+    if (!(decode(std::vector<std::byte>(bytes.begin(), bytes.end()), "fuzz") == message)) std::abort();
   } catch (const offsite::ProtocolError& error) {
     if (std::string(error.what()).find('\n') != std::string::npos) std::abort();
   }

@@ -110,7 +110,7 @@ struct WritePart {
   std::string peer;
   Blob blob;
   std::uint64_t offset = 0;
-  std::vector<std::byte> bytes;
+  ChunkBytes bytes;
 };
 /// All bytes are there: check the hash, and make them a blob. Answered by `PartFinished`.
 struct FinishPart {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "offsite/federation/blob.hpp"
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/io/json_value.hpp"
 
 /// The protocol between the owner of a model and its clients. A message means the same whenever and however often it
@@ -22,7 +23,7 @@ inline constexpr std::uint64_t kMostChunk = 4 << 20;
 /// Client to owner, first of all, and again until it is answered.
 struct Hello {
   std::int64_t protocol = kProtocolVersion;
-  std::string version{};        ///< the program's, for people
+  std::string version{};    ///< the program's, for people
   std::uint64_t nonce = 0;  ///< names this attempt; the answer repeats it
   Json split = Json::
       object();  ///< what the client expects of the split: any of its fields; those left out may be anything
@@ -103,7 +104,7 @@ struct Want {
 struct Chunk {
   std::string sha256;
   std::uint64_t offset = 0;
-  std::vector<std::byte> bytes;  ///< 1 .. kMostChunk
+  ChunkBytes bytes;  ///< 1 .. kMostChunk
 
   bool operator==(const Chunk&) const = default;
 };

@@ -71,8 +71,8 @@ class Node {
     if constexpr (requires { host_->send_chunk(action, taken); }) {
       host_->send_chunk(action, taken);
     } else {
-      (*host_)(
-          Send{action.peer, Chunk{action.want.sha256, action.want.offset, {taken.begin(), taken.end()}}});
+      (*host_)(Send{action.peer, Chunk{action.want.sha256, action.want.offset,
+                                       std::vector<std::byte>(taken.begin(), taken.end())}});
     }
   }
   template <class Outside>

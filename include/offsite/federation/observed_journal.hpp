@@ -1,4 +1,5 @@
 #pragma once
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -6,6 +7,7 @@
 #include <utility>
 #include <vector>
 
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/journal.hpp"
 #include "offsite/federation/memory_journal.hpp"
 
@@ -37,7 +39,7 @@ class ObservedJournal {
   }
   /// The same for journals that take the bytes over.
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
-                  std::vector<std::byte>&& bytes) {
+                  std::same_as<ChunkBytes> auto&& bytes) {
     const auto size = bytes.size();
     journal_->write_part(peer, blob, offset, std::move(bytes));
     tell(peer, blob, offset + size);

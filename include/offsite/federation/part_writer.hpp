@@ -21,6 +21,7 @@
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/sum_of_squares.hpp"
 #include "offsite/io/sha256.hpp"
 
@@ -56,7 +57,7 @@ class PartWriter {
 
   /// The file ends behind these bytes, which begin at `offset`; it is made if need be. Waits while others are to be written.
   /// \throws ArgumentError if an earlier piece of this file could not be written
-  void write(const std::filesystem::path& path, std::uint64_t offset, std::vector<std::byte> bytes) {
+  void write(const std::filesystem::path& path, std::uint64_t offset, ChunkBytes bytes) {
     std::unique_lock lock(mutex_);
     changed_.wait(lock, [&] { return waiting_ == 0 || waiting_ + bytes.size() <= kMostWaiting; });
     auto& file = files_[path];
@@ -100,7 +101,7 @@ class PartWriter {
     std::filesystem::path path;
     File* file;
     std::uint64_t offset;
-    std::vector<std::byte> bytes;
+    ChunkBytes bytes;
   };
 
   static void check(const File& file) {

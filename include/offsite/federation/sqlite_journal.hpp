@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -21,6 +22,7 @@
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/journal.hpp"
 #include "offsite/federation/part_writer.hpp"
 #include "offsite/io/atomic_file.hpp"
@@ -189,11 +191,11 @@ class SqliteJournal {
   }
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
                   std::span<const std::byte> bytes) {
-    write_part(peer, blob, offset, std::vector<std::byte>(bytes.begin(), bytes.end()));
+    write_part(peer, blob, offset, ChunkBytes(std::vector<std::byte>(bytes.begin(), bytes.end())));
   }
   /// The same without a copy. It is written meanwhile: what fails is told by the next call for this part.
   void write_part(std::string_view peer, const Blob& blob, std::uint64_t offset,
-                  std::vector<std::byte>&& bytes) {
+                  std::same_as<ChunkBytes> auto&& bytes) {
     parts_->write(part_path(peer, blob), offset, std::move(bytes));
   }
   bool finish_part(std::string_view peer, const Blob& blob) {

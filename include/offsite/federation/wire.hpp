@@ -165,7 +165,7 @@ struct DecodedMessage {
 /// A message as bytes. \throws ArgumentError if it is larger than the protocol allows, or a text is not UTF-8.
 [[nodiscard]] inline std::vector<std::byte> encode(const Message& message) {
   const auto* chunk = std::get_if<Chunk>(&message);
-  return detail::encode(message, chunk != nullptr ? chunk->bytes : std::span<const std::byte>());
+  return detail::encode(message, chunk != nullptr ? chunk->bytes.span() : std::span<const std::byte>());
 }
 /// A chunk as bytes, whose own lie elsewhere. \throws ArgumentError as `encode`.
 [[nodiscard]] inline std::vector<std::byte> encode_chunk(const std::string& sha256, std::uint64_t offset,
@@ -180,7 +180,7 @@ struct DecodedMessage {
   auto decoded = detail::decode_but_payload(bytes, peer);
   if (auto* chunk = std::get_if<Chunk>(&decoded.message)) {
     const auto payload = bytes.first(decoded.payload_end).subspan(decoded.payload_begin);
-    chunk->bytes.assign(payload.begin(), payload.end());
+    chunk->bytes = std::vector<std::byte>(payload.begin(), payload.end());
   }
   return std::move(decoded.message);
 }
@@ -189,8 +189,7 @@ struct DecodedMessage {
   auto decoded = detail::decode_but_payload(bytes, peer);
   if (auto* chunk = std::get_if<Chunk>(&decoded.message)) {
     bytes.resize(decoded.payload_end);
-    bytes.erase(bytes.begin(), bytes.begin() + static_cast<std::ptrdiff_t>(decoded.payload_begin));
-    chunk->bytes = std::move(bytes);
+    chunk->bytes = {std::move(bytes), decoded.payload_begin};
   }
   return std::move(decoded.message);
 }
