@@ -4,7 +4,7 @@ from markdown_table import table
 
 LAYERS = {"768 to 2304": "queries, keys and values", "768 to 1536": "keys and values of the last block", "768 to 768": "attention's output",
           "768 to 3072": "into the feed-forward layer", "3072 to 768": "out of it", "768 to 50257": "head"}
-BLOCKS, WIDTH, HIDDEN = 8, 768, 3072  # of the measured client; its last block computes few rows beyond keys and values
+BLOCKS, HEADS, WIDTH, HIDDEN = 8, 12, 768, 3072  # of the measured client; its last block computes few rows beyond keys and values
 TRAINED = 3  # blocks below the last one whose activations are computed again for their weights' gradients
 
 
@@ -39,29 +39,36 @@ def budget(results):
             "linear layers: forward, the gradient of their input, and of their weight.", "", *lines] if lines else []
 
 
-def reasons(record):
-    """Why an item stays, by its part; what can be counted is."""
-    speed = record["own_gflop_s"]
-    sums = {line["part"]: line["ms"] for line in record["lines"] if not line["what"]}
-    rate = lambda part, volume: volume * 1e-6 / sums[part] if sums.get(part) else 0
-    numbers, rows, wide = record["trained"], record["rows"], 2 if record["type"] == "bfloat16" else 4
+def floors(record):
+    """What an item cannot be below on this machine, in ms, and of what that is made; by its part."""
+    ms_of = lambda gigabytes, kind: gigabytes / record[f"{kind}_gb_s"] * 1e3
+    blocks, wide, numbers = BLOCKS - 1, 2 if record["type"] == "bfloat16" else 4, record["trained"]
+    row = record["rows"] * WIDTH * wide * 1e-9  # GB of one number a feature
     found = {}
     if record.get("pairs"):  # forward two products, backward five; the last block has few queries
-        gflop = 14e-9 * record["pairs"] * WIDTH * (BLOCKS - 1)
-        found["attention"] = (f"{gflop:.1f} Gflop of causal products of its own, which are {gflop / speed * 1e3:.0f} ms at the speed of the limit; "
-                              "the rest is packing sequences of unequal lengths and the softmax")
-    activations = (2 * (BLOCKS - 1) + TRAINED) * rows * HIDDEN
-    found["activations"] = (f"{activations * 1e-6:.0f} million exponentials and divisions, {1e6 * sums.get('activations', 0) / activations:.2f} ns each; "
-                            "their inputs come from the products, their results go there, both through memory")
-    volume = numbers * (34 if wide == 2 else 32)
-    found["optimiser"] = (f"one pass over {numbers * 1e-6:.1f} million numbers, their gradients and both moments: {volume * 1e-6:.0f} MB, "
-                          f"{rate('optimiser', volume):.0f} GB/s of one processor")
-    volume = 2 * (BLOCKS - 1) * rows * WIDTH * wide * 8 + 4 * numbers
-    found["norms"] = (f"forward two passes over the rows, backward four, and the gradients' norm once: {volume * 1e-6:.0f} MB, "
-                      f"{rate('norms', volume):.0f} GB/s of one processor")
-    found["memory traffic"] = "the residual sums forward and backward, sums over rows for the biases' gradients, slices for the last block"
-    found["framework"] = "the calls of the operators themselves, packing the batch"
+        gflop, pairs = 14e-9 * record["pairs"] * WIDTH * blocks, record["pairs"] * HEADS * blocks
+        times = gflop / record["own_gflop_s"] * 1e3, 2e-6 * pairs * record["exponential_ns"], ms_of(11 * blocks * row, "cache")
+        found["attention"] = (sum(times), f"{gflop:.1f} Gflop of causal products at the speed of the limit, {times[0]:.0f} ms; forward and backward "
+                              f"an exponential for each of {pairs * 1e-6:.0f} million pairs and heads, {times[1]:.0f} ms; queries, keys, values, results "
+                              f"and their gradients read and written, {times[2]:.0f} ms")
+    hidden = record["rows"] * HIDDEN * 1e-6
+    forward = (blocks + TRAINED) * hidden * max(record["activation_ns"], 2 * wide / record["cache_gb_s"])
+    backward = blocks * hidden * max(record["slope_ns"], 3 * wide / record["cache_gb_s"])
+    found["activations"] = (forward + backward, f"{(2 * blocks + TRAINED) * hidden:.0f} million of them or their slopes at the speed of the first cache, or "
+                            "their bytes at that of the caches, whichever is slower")
+    volume = numbers * (34 if wide == 2 else 32) * 1e-9
+    found["optimiser"] = (ms_of(volume, "memory"), f"one pass over {numbers * 1e-6:.1f} million numbers, their gradients and both moments: "
+                          f"{volume * 1e3:.0f} MB at the speed of the memory")
+    volume = (2 * 2 + 2 * 3) * blocks * row
+    found["norms"] = (ms_of(volume, "cache") + ms_of(4e-9 * numbers, "memory"), "each row read and written once forward, read twice and written once "
+                      f"backward, {volume * 1e3:.0f} MB at the speed of the caches; the gradients read once for their norm")
+    volume = (2 * 3 + 2 * 3) * blocks * row
+    found["memory traffic"] = (ms_of(volume, "cache"), f"residual sums forward and backward: {volume * 1e3:.0f} MB at the speed of the caches")
     return found
+
+
+WITHOUT_FLOOR = {"framework": "the calls of the operators themselves, packing the batch",
+                 "loss without its products": "softmax and its gradient over the vocabulary"}
 
 
 def between(results):
@@ -76,23 +83,27 @@ def between(results):
         head = sum(x["ms"] for x in record["lines"] if x["part"] == "loss and head" and x["gflop"])
         products = sums.pop("products", 0) + head
         sums["loss without its products"] = sums.pop("loss and head", 0) - head
-        rest = record["threads"] * record["wall_ms"] - record["cpu_ms"]
-        why = reasons(record)
+        least = floors(record)
         slower = products > limit
-        items = [("**the limit**: all products at the speed of one of the feed-forward layer's size", limit, ""),
-                 ("products that are slower than that one" if slower else "products that are faster than the matrix library's", products - limit,
+        sums["processors that wait: for each other, and for what one thread does alone"] = record["threads"] * record["wall_ms"] - record["cpu_ms"]
+        items = [("**the limit**: all products at the speed of one of the feed-forward layer's size", limit, limit, ""),
+                 ("products that are slower than that one" if slower else "products that are faster than the matrix library's", products - limit, None,
                   ("other shapes, cold weights and results; the head's weight is read for a few rows; " if slower else "") +
                   ("tiles of offsite's own around oneDNN's micro-kernel" if kind == "bfloat16" else "the matrix library's own blocks")),
-                 *((part, ms, why.get(part, "")) for part, ms in sorted(sums.items(), key=lambda item: -item[1])),
-                 ("**the step**: processor time", record["cpu_ms"], ""),
-                 ("processors that wait: for each other, and for what one thread does alone", rest, "")]
-        lines += [f"In {kind} a step takes {record['cpu_ms'] / limit:.2f} times its limit of {limit:.0f} ms; the limit's share is "
-                  f"{100 * limit / record['cpu_ms']:.0f} % of the processor time and "
-                  f"{100 * limit / (record['threads'] * record['wall_ms']):.0f} % of what the clock gave.", "",
-                  *table(["item", "ms a step", "of the step", "what it is"],
-                         [(name, f"{ms:.1f}", f"{100 * ms / record['cpu_ms']:.1f} %", what) for name, ms, what in items])]
+                 *((part, ms, *least.get(part, (None, WITHOUT_FLOOR.get(part, "")))) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
+        whole = record["threads"] * record["wall_ms"]
+        lowest = limit + sum(floor for floor, _ in least.values())
+        items.append(("**the step**: all processors, by the clock", whole, lowest, ""))
+        lines += [f"In {kind} a step takes {whole / limit:.3f} times its limit of {limit:.0f} ms, so {100 * limit / whole:.1f} % of its time is the "
+                  f"limit's. With every item at its floor it would take {lowest / limit:.3f} times: **no goal above {100 * limit / lowest:.0f} % of the "
+                  "limit can be reached with this library on this processor**, even by kernels that waste nothing.", "",
+                  *table(["item", "ms a step", "of the step", "floor, ms", "what the floor is, or what the item is"],
+                         [(name, f"{ms:.1f}", f"{100 * ms / whole:.1f} %", "" if floor is None else f"{floor:.1f}", what)
+                          for name, ms, floor, what in items])]
     if not lines:
         return []
-    return ["## What stands between", "", "What separates the step from the limit, and why it stays. The limit leaves out attention's own products, "
-            "the exponentials of softmax and activations, and AdamW's pass over all that trains: no client can. Removing an item whole "
-            "would save its share.", "", *lines]
+    return ["## What stands between", "", "What separates the step from the limit, and how much of it has to stay. An item's floor is what its numbers "
+            "cost at the best speed that this machine showed in the same run (`bench/step_profile/floors.cpp`: both processors busy, the best of "
+            "several tries): arithmetic in registers and the first cache, bytes updated in place in the caches or in memory. What touches fewer bytes or "
+            "needs fewer operations does not exist for the same numbers, so the floor cannot be removed; what lies above it is overhead. Where "
+            "no floor is given, none is claimed.", "", *lines]

@@ -169,6 +169,8 @@ offsite::Offer<Model> random_offer(const Config& config, const offsite::SplitOpt
     if (name.ends_with(".bias")) return t.zero_();
     return shape.size() == 1 ? t.fill_(1) : t.normal_(0, 0.02, generator);
   });
+  // On the disk, as an offer is that was received: only such pages can be let go of once they were read.
+  msync(memory.get(), static_cast<std::size_t>(used) * sizeof(float), MS_SYNC);
   return offer;
 }
 

@@ -4,8 +4,6 @@
 #include "step_profile/meter.hpp"
 
 #include <ATen/Parallel.h>
-#include <ATen/ops/mm.h>
-#include <ATen/ops/ones.h>
 #include <ATen/record_function.h>
 #include <c10/core/CPUAllocator.h>
 #include <cxxabi.h>
@@ -245,19 +243,6 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
 }
 
 /// Operations that a processor does in a second of its time, in a product of a feed-forward layer's size: the best of 40.
-double speed_of_products(at::ScalarType type) {
-  const c10::NoGradGuard no_grad;
-  const at::Tensor x = at::ones({1472, 768}, type), w = at::ones({768, 3072}, type);
-  double best = 1e9;
-  for (int i = 0; i < 40; ++i) {
-    const Usage before = Usage::read();
-    for (int k = 0; k < 3; ++k) at::mm(x, w);
-    const Usage taken = Usage::read() - before;
-    best = std::min(best, (taken.user + taken.system) / 3);
-  }
-  return 2.0 * 1472 * 768 * 3072 / best;
-}
-
 }  // namespace
 
 struct Meter::Impl {
@@ -366,7 +351,7 @@ Budget Meter::finish() {
         budget.lines.push_back({part, what, n * each, found == flop.end() ? 0 : found->second});
       }
   }
-  budget.own_speed = speed_of_products(impl_->type);
+  budget.floors = Floors::measure(impl_->type);
   return budget;
 }
 

@@ -10,9 +10,11 @@
 #include <string>
 #include <vector>
 
+#include "step_profile/floors.hpp"
+
 namespace bench {
 
-/// What a step costs; all but `live`, `anonymous`, `resident` and `own_speed` on average a step.
+/// What a step costs; all but `live`, `anonymous`, `resident` and `floors` on average a step.
 struct Budget {
   struct Line {
     std::string part;  ///< products, attention, activations, norms, ...
@@ -32,7 +34,7 @@ struct Budget {
   double live = 0, anonymous = 0,
          resident = 0;        ///< bytes at most: LibTorch's, the process's, with mapped files
   double flop = 0, body = 0;  ///< of all products, and without the head's
-  double own_speed = 0;       ///< operations of a product in a second of one processor's time
+  Floors floors{};
   std::vector<Line> lines{};  ///< parts by their time, each followed by what is in it
 
   void print() const;
