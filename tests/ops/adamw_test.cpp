@@ -53,6 +53,30 @@ TEST_CASE("adamw_: equals ATen's fused kernel over several steps, and clears the
   });
 }
 
+TEST_CASE("adamw_: a slice at any offset, as one without weight decay is") {
+  support::for_each_isa([] {
+    for (const std::int64_t offset : {1, 8, 16}) {
+      const std::int64_t n = 85;
+      const auto whole = start(n, at::kBFloat16), expected = start(n, at::kBFloat16);
+      for (const auto* t : {&whole, &expected}) {
+        t->gradients.copy_(random({n}, 2));
+        t->copy.zero_();
+      }
+      const auto slice = [&](const at::Tensor& flat) { return flat.narrow(0, offset, n - offset - 1); };
+      for (const auto* t : {&whole, &expected}) {
+        const ops::AdamwTensors part{slice(t->values), slice(t->gradients), slice(t->first_moment),
+                                     slice(t->second_moment), slice(t->copy)};
+        t == &whole ? ops::adamw_(part, {.learning_rate = 0.1})
+                    : ops::adamw_reference(part, {.learning_rate = 0.1});
+      }
+      CHECK(relative_error(whole.values, expected.values) < 1e-6);
+      CHECK(at::equal(slice(whole.copy), slice(whole.values).to(at::kBFloat16)));
+      CHECK(at::equal(whole.copy.narrow(0, 0, offset), expected.copy.narrow(0, 0, offset)));
+      CHECK(whole.copy[n - 1].item<float>() == 0);
+    }
+  });
+}
+
 TEST_CASE("adamw_: other types go to ATen; NaN does not disappear; sizes that differ are refused") {
   auto wide = start(20, at::kFloat), expected = start(20, at::kFloat);
   for (auto* t : {&wide, &expected})

@@ -62,6 +62,26 @@ template <simd::Isa isa>
   return y;
 }
 
+/// Writes past the caches where `isa` can: memory that is written whole need not be read first, and the copy is larger than
+/// caches are. \param p  aligned to 32 bytes; other processors see it after `finish_streams`
+template <simd::Isa isa, class T>
+[[gnu::always_inline]] inline void stream(T* p, const simd::Floats& v) {
+#if defined(__x86_64__) && !defined(__clang__)  // as above
+  if constexpr (isa >= simd::Isa::kAvx2 && sizeof(T) == 2) {
+    simd::Lanes<std::uint16_t>::Raw half;
+    simd::store(reinterpret_cast<T*>(&half), v);
+    asm("vmovntdq %1, %0" : "=m"(*reinterpret_cast<T(*)[simd::kLanes]>(p)) : "x"(half));
+    return;
+  }
+#endif
+  simd::store(p, v);
+}
+inline void finish_streams() {
+#if defined(__SSE__)
+  _mm_sfence();
+#endif
+}
+
 // The order of operations is that of ATen's fused kernel, and so are the bits where the processor has fused multiply-adds:
 // but for the decay of weights, which compilers fuse with the sum after it.
 struct AdamwKernel {
@@ -105,6 +125,7 @@ struct AdamwKernel {
     const Factors<simd::Floats> f{scalar.divisor, scalar.kept,    scalar.weight, scalar.beta2, scalar.second,
                                   scalar.root,    scalar.epsilon, scalar.rate,   scalar.near};
     const simd::Floats zero(0.0f);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(copy) % 32 == 0;
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes) {
       const Numbers now = step<isa>({simd::load(value + i), simd::load(first + i), simd::load(second + i)},
@@ -113,8 +134,12 @@ struct AdamwKernel {
       simd::store(first + i, now.first);
       simd::store(second + i, now.second);
       simd::store(gradient + i, zero);
-      if (copy != nullptr) simd::store(copy + i, now.value);
+      if (copy != nullptr && aligned)
+        stream<isa>(copy + i, now.value);
+      else if (copy != nullptr)
+        simd::store(copy + i, now.value);
     }
+    finish_streams();
     if (const auto rest = n - i; rest > 0) {
       const Numbers now = step<isa>({simd::load_some(value + i, rest), simd::load_some(first + i, rest),
                                      simd::load_some(second + i, rest)},
@@ -200,6 +225,8 @@ inline void adamw_reference(const AdamwTensors& t, const AdamwStep& step) {
 }
 
 /// One step of AdamW that also clears the gradients and refreshes the copy of the values, all in one pass.
+///
+/// It reads and writes 32 bytes a number and 2 for a copy in bfloat16, as fast as adding 1 to so much memory would.
 ///
 /// float32 on the CPU with a copy in bfloat16, float32 or none; others go to the reference.
 inline void adamw_(const AdamwTensors& t, const AdamwStep& step) {
