@@ -36,6 +36,8 @@
 #include "offsite/ops/low_rank.hpp"
 #include "offsite/ops/mlp.hpp"
 #include "offsite/ops/norm.hpp"
+#include "offsite/ops/norm_kernel.hpp"
+#include "offsite/ops/norm_rows.hpp"
 #include "offsite/ops/padded_attention.hpp"
 #include "offsite/ops/product.hpp"
 #include "offsite/ops/projections.hpp"
