@@ -190,8 +190,8 @@ struct Host {
   std::string error{};
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
-  void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
-    transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
+  void send_chunk(const SendChunk& request, SharedBytes bytes) {
+    transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, std::move(bytes)));
   }
   void operator()(const Notice& notice) { std::fprintf(stderr, "%s\n", notice.text.c_str()); }
   void operator()(const Finish& finish) {

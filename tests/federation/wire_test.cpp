@@ -142,6 +142,13 @@ TEST_CASE("wire: a chunk's bytes are held to their checksum, and may lie elsewhe
   const Message chunk = Chunk{std::string(64, 'a'), 17, bytes};
   const auto good = encode(chunk);
   CHECK(encode_chunk(std::string(64, 'a'), 17, bytes) == good);
+  const auto shared = std::make_shared<const std::vector<std::byte>>(bytes);
+  const auto pieces = encode_chunk(std::string(64, 'a'), 17, SharedBytes{*shared, shared});
+  std::vector<std::byte> joined;
+  for (const auto& piece : pieces) joined.insert(joined.end(), piece.bytes.begin(), piece.bytes.end());
+  CHECK(joined == good);
+  CHECK(pieces[1].bytes.data() == shared->data());
+  CHECK(pieces[1].owner == shared);
   auto whole = good;
   const auto* memory = whole.data();
   auto taken = decode(std::move(whole), "a peer");

@@ -112,6 +112,43 @@ TEST_CASE("gRPC transport: frames of all sizes, both ways, in order") {
   CHECK_FALSE(client.problem().has_value());
 }
 
+TEST_CASE("gRPC transport: a message whose bytes lie in several places, which are kept until it is sent") {
+  GrpcOwnerTransport owner(owner_options());
+  GrpcClientTransport client(client_options(owner.port(), "lab-a"));
+  REQUIRE(connect(owner, client));
+  const auto piece = [](std::size_t bytes, unsigned seed) {
+    const auto memory = std::make_shared<const std::vector<std::byte>>(frame_of(bytes, seed));
+    return federation::SharedBytes{*memory, memory};
+  };
+  constexpr std::size_t kFirst = offsite::detail::kFirstPiece, kNext = offsite::detail::kFramePiece;
+  const std::vector<std::vector<std::size_t>> frames{
+      {1}, {0, 3, 0}, {kFirst, 1}, {90, kFirst - 90, kNext}, {90, 1 << 20, 32}, {90, 4 << 20, 32}};
+  std::vector<std::vector<std::byte>> sent;
+  std::vector<std::weak_ptr<const void>> memory;
+  for (const auto& sizes : frames) {
+    std::vector<federation::SharedBytes> pieces;
+    auto& whole = sent.emplace_back();
+    for (const auto size : sizes) {
+      pieces.push_back(piece(size, static_cast<unsigned>(memory.size())));
+      whole.insert(whole.end(), pieces.back().bytes.begin(), pieces.back().bytes.end());
+      memory.push_back(pieces.back().owner);
+    }
+    client.send("owner", pieces);
+    client.send("nobody", pieces);
+  }
+  for (const auto& whole : sent) {
+    const auto arrival = await(owner, is(Arrival::Kind::kFrame), kNothing);
+    REQUIRE(arrival.has_value());
+    CHECK((arrival->frame == whole));
+  }
+  const auto let_go = [&] {
+    return std::all_of(memory.begin(), memory.end(), [](const auto& held) { return held.expired(); });
+  };
+  for (int i = 0; i < 400 && !let_go(); ++i) (void)client.receive(5);
+  CHECK(let_go());
+  CHECK_THROWS_AS(client.send("owner", std::vector{piece(kMostFrame, 1), piece(1, 2)}), ArgumentError);
+}
+
 TEST_CASE("gRPC transport: what was sent before the end arrives") {
   GrpcOwnerTransport owner(owner_options());
   {

@@ -24,6 +24,10 @@ AnyTransport any_transport(const std::shared_ptr<Transport>& transport) {
   any.take = [transport](std::string_view peer, std::vector<std::byte> frame) {
     transport->send(peer, std::move(frame));
   };
+  any.take_pieces = [transport](std::string_view peer,
+                                std::span<const offsite::federation::SharedBytes> frame) {
+    transport->send(peer, frame);
+  };
   any.receive = [transport](std::int64_t timeout_ms) { return transport->receive(timeout_ms); };
   return any;
 }

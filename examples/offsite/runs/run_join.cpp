@@ -55,10 +55,10 @@ struct ClientHost {
   TransferProgress download{"download", session.common().quiet};
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
-  void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
+  void send_chunk(const SendChunk& request, const SharedBytes& bytes) {
     transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
     const auto& hash = request.want.sha256;
-    upload.update(hash, request.want.offset + bytes.size(), journal.view(hash).bytes.size());
+    upload.update(hash, request.want.offset + bytes.bytes.size(), journal.view(hash).bytes.size());
   }
   // What the owner sent is answered; whatever else goes wrong here, as a full disk, ends the process, and the same
   // command goes on.

@@ -38,7 +38,7 @@ struct OwnerHost {
   std::optional<std::string> over;  // the end: its error
 
   void operator()(const Send& send) { transport.send(send.peer, encode(send.message)); }
-  void send_chunk(const SendChunk& request, std::span<const std::byte> bytes) {
+  void send_chunk(const SendChunk& request, const SharedBytes& bytes) {
     transport.send(request.peer, encode_chunk(request.want.sha256, request.want.offset, bytes));
   }
   void operator()(const CheckUpdate& request) {

@@ -17,7 +17,10 @@ namespace program {
 /// A transport that was chosen on the command line.
 struct AnyTransport {
   std::function<void(std::string_view peer, std::vector<std::byte> frame)> take;
-  std::function<std::optional<offsite::Arrival>(std::int64_t timeout_ms)> receive;
+  /// The same for a message in pieces, where the transport can leave them where they lie.
+  std::function<void(std::string_view peer, std::span<const offsite::federation::SharedBytes> frame)>
+      take_pieces{};
+  std::function<std::optional<offsite::Arrival>(std::int64_t timeout_ms)> receive{};
   /// Sentences for people about connections, since the last call.
   std::function<std::vector<std::string>()> notices = [] { return std::vector<std::string>(); };
   /// Why there will never be a connection, once that is known.
@@ -29,6 +32,13 @@ struct AnyTransport {
   }
   /// The same without a copy, where the transport needs none.
   void send(std::string_view peer, std::vector<std::byte>&& frame) const { take(peer, std::move(frame)); }
+  void send(std::string_view peer, std::span<const offsite::federation::SharedBytes> pieces) const {
+    if (take_pieces) return take_pieces(peer, pieces);
+    std::vector<std::byte> frame;
+    frame.reserve(offsite::size_of(pieces));
+    for (const auto& piece : pieces) frame.insert(frame.end(), piece.bytes.begin(), piece.bytes.end());
+    take(peer, std::move(frame));
+  }
 };
 
 static_assert(offsite::Transport<AnyTransport>);

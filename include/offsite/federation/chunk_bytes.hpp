@@ -1,11 +1,18 @@
 #pragma once
 #include <algorithm>
 #include <cstddef>
+#include <memory>
 #include <span>
 #include <utility>
 #include <vector>
 
 namespace offsite::federation {
+
+/// Bytes that are to be sent, and what keeps them in memory until they are.
+struct SharedBytes {
+  std::span<const std::byte> bytes;
+  std::shared_ptr<const void> owner;
+};
 
 /// A chunk's bytes: those from a place in some memory to its end, so that they need not be moved out of the message that
 /// they came in.

@@ -16,9 +16,9 @@ namespace offsite::federation {
 ///
 /// `host(action)` is called for what needs the world: `Send`, `CheckUpdate`, `Aggregate`, `Score`, `Install`, `Train`,
 /// `CancelTraining`, `Notice` and `Finish`; long ones are answered later, by `handle`. A host that has
-/// `send_chunk(const SendChunk&, std::span<const std::byte> bytes)` is given the journal's bytes to send as a chunk without a
-/// copy (see `encode_chunk`); others get a `Send`. If anything throws, the node must
-/// not be used again: build a new one from the journal.
+/// `send_chunk(const SendChunk&, SharedBytes)` is given the journal's bytes to send as a chunk without a copy (see
+/// `encode_chunk`); others get a `Send`. If anything throws, the node must not be used again: build a new one from the
+/// journal.
 template <class Machine, Journal J, class Host>
 class Node {
  public:
@@ -68,8 +68,8 @@ class Node {
     if (action.want.offset >= view.bytes.size()) return;
     const auto bytes = view.bytes.subspan(action.want.offset);
     const auto taken = bytes.first(std::min<std::size_t>(bytes.size(), action.want.bytes));
-    if constexpr (requires { host_->send_chunk(action, taken); }) {
-      host_->send_chunk(action, taken);
+    if constexpr (requires { host_->send_chunk(action, SharedBytes{taken, view.owner}); }) {
+      host_->send_chunk(action, SharedBytes{taken, view.owner});
     } else {
       (*host_)(Send{action.peer, Chunk{action.want.sha256, action.want.offset,
                                        std::vector<std::byte>(taken.begin(), taken.end())}});

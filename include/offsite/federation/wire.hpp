@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -13,6 +14,7 @@
 #include <vector>
 
 #include "offsite/core/error.hpp"
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/message_fields.hpp"
 #include "offsite/federation/messages.hpp"
 #include "offsite/io/json.hpp"
@@ -48,15 +50,13 @@ inline constexpr std::size_t kChecksumBytes = 32;
 
 namespace detail {
 
-/// The checksum of all that comes before it in a message; of bytes that are no message, of all of them.
-[[nodiscard]] inline std::array<std::byte, kChecksumBytes> checksum(std::span<const std::byte> bytes) {
-  std::uint32_t payload = 0;
-  if (bytes.size() >= kPrefixBytes) std::memcpy(&payload, bytes.data() + 12, sizeof payload);
-  if (payload > bytes.size() - std::min(bytes.size(), kPrefixBytes)) payload = 0;
+/// The checksum of a message that begins with `head`, its prefix and header.
+[[nodiscard]] inline std::array<std::byte, kChecksumBytes> checksum(std::span<const std::byte> head,
+                                                                    std::span<const std::byte> payload) {
   Sha256 sha256;
-  sha256.update(bytes.first(bytes.size() - payload));
-  if (payload > 0) {
-    const std::uint64_t sum = xxh64(bytes.last(payload));
+  sha256.update(head);
+  if (!payload.empty()) {
+    const std::uint64_t sum = xxh64(payload);
     sha256.update(std::as_bytes(std::span(&sum, 1)));
   }
   const auto hex = sha256.hex();
@@ -65,6 +65,13 @@ namespace detail {
   for (std::size_t i = 0; i < sum.size(); ++i)
     sum[i] = static_cast<std::byte>(digit(hex[2 * i]) * 16 + digit(hex[2 * i + 1]));
   return sum;
+}
+/// The checksum of all that comes before it in a message; of bytes that are no message, of all of them.
+[[nodiscard]] inline std::array<std::byte, kChecksumBytes> checksum(std::span<const std::byte> bytes) {
+  std::uint32_t payload = 0;
+  if (bytes.size() >= kPrefixBytes) std::memcpy(&payload, bytes.data() + 12, sizeof payload);
+  if (payload > bytes.size() - std::min(bytes.size(), kPrefixBytes)) payload = 0;
+  return checksum(bytes.first(bytes.size() - payload), bytes.last(payload));
 }
 
 template <class... Args>
@@ -89,30 +96,37 @@ template <std::size_t I = 0>
   }
 }
 
-[[nodiscard]] inline std::vector<std::byte> encode(const Message& message,
-                                                   std::span<const std::byte> payload) {
+/// A message's prefix and header, in memory that has room for all of it but `payload`.
+[[nodiscard]] inline std::vector<std::byte> encode_head(const Message& message, std::size_t payload,
+                                                        std::size_t room) {
   const auto header = std::visit([](const auto& m) { return write_fields(m); }, message).dump();
   require(header.size() <= most_header(message.index()),
           "the message '{}' takes {} bytes, but at most {} are allowed", kMessageNames[message.index()],
           header.size(), most_header(message.index()));
-  require(payload.size() <= kMostChunk, "a chunk of {} bytes is larger than the {} that are allowed",
-          payload.size(), kMostChunk);
+  require(payload <= kMostChunk, "a chunk of {} bytes is larger than the {} that are allowed", payload,
+          kMostChunk);
   std::vector<std::byte> out;
-  out.reserve(kPrefixBytes + header.size() + payload.size() + kChecksumBytes);
+  out.reserve(kPrefixBytes + header.size() + room);
   const auto append = [&](const void* data, std::size_t bytes) {
     const auto* first = static_cast<const std::byte*>(data);
     out.insert(out.end(), first, first + bytes);
   };
   const std::array<std::uint8_t, 4> kind{kWireVersion, static_cast<std::uint8_t>(message.index()), 0, 0};
   const std::array<std::uint32_t, 2> sizes{static_cast<std::uint32_t>(header.size()),
-                                           static_cast<std::uint32_t>(payload.size())};
+                                           static_cast<std::uint32_t>(payload)};
   append(kMagic.data(), kMagic.size());
   append(kind.data(), kind.size());
   append(sizes.data(), sizeof sizes);
   append(header.data(), header.size());
-  append(payload.data(), payload.size());
-  const auto sum = checksum(out);
-  append(sum.data(), sum.size());
+  return out;
+}
+
+[[nodiscard]] inline std::vector<std::byte> encode(const Message& message,
+                                                   std::span<const std::byte> payload) {
+  auto out = encode_head(message, payload.size(), payload.size() + kChecksumBytes);
+  const auto sum = checksum(out, payload);
+  out.insert(out.end(), payload.begin(), payload.end());
+  out.insert(out.end(), sum.begin(), sum.end());
   return out;
 }
 
@@ -171,6 +185,17 @@ struct DecodedMessage {
 [[nodiscard]] inline std::vector<std::byte> encode_chunk(const std::string& sha256, std::uint64_t offset,
                                                          std::span<const std::byte> bytes) {
   return detail::encode(Chunk{sha256, offset, {}}, bytes);
+}
+/// The same in pieces that follow each other, without a copy of the chunk's own.
+[[nodiscard]] inline std::array<SharedBytes, 3> encode_chunk(const std::string& sha256, std::uint64_t offset,
+                                                             SharedBytes chunk) {
+  auto encoded = detail::encode_head(Chunk{sha256, offset, {}}, chunk.bytes.size(), kChecksumBytes);
+  const auto sum = detail::checksum(encoded, chunk.bytes);
+  const auto head = encoded.size();
+  encoded.insert(encoded.end(), sum.begin(), sum.end());
+  const auto kept = std::make_shared<const std::vector<std::byte>>(std::move(encoded));
+  const auto around = std::span(*kept);
+  return {SharedBytes{around.first(head), kept}, std::move(chunk), SharedBytes{around.subspan(head), kept}};
 }
 
 /// The message these bytes are, checked from the first to the last; nothing larger than they are is allocated on a

@@ -66,19 +66,16 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
 
   /// Sends a frame without copying it.
   void send(std::string_view peer, std::vector<std::byte> frame) {
-    const auto length = frame.size();
+    const auto kept = std::make_shared<const std::vector<std::byte>>(std::move(frame));
+    const federation::SharedBytes whole{*kept, kept};
+    send(peer, std::span(&whole, 1));
+  }
+  /// The same for one whose bytes lie in several places.
+  void send(std::string_view peer, std::span<const federation::SharedBytes> frame) {
+    const auto length = size_of(frame);
     Pointer stream = find(peer, length);
     if (!stream || length == 0) return;
-    const auto kept = std::make_shared<const std::vector<std::byte>>(std::move(frame));
-    std::deque<grpc::ByteBuffer> pieces;
-    for (std::size_t at = 0, size = 0; at < length; at += size) {
-      std::array<grpc::Slice, 2> slices;
-      std::size_t count = 0;
-      if (at == 0) slices[count++] = length_prefix(length);
-      size = std::min(at == 0 ? kFirstPiece : kFramePiece, length - at);
-      slices[count++] = slice_of(kept, at, size);
-      pieces.emplace_back(slices.data(), count);
-    }
+    auto pieces = pieces_of(frame, length);
     const Change change(*this);
     if (stream->ending_ || stream->closing_) return;
     for (auto& piece : pieces) stream->outbound_.push_back(std::move(piece));
@@ -456,23 +453,6 @@ class FrameHub : public std::enable_shared_from_this<FrameHub<Reactor>> {
     const auto found = streams_.find(std::string(peer));
     if (found == streams_.end() || found->second->ending_) return nullptr;
     return found->second->outbound_bytes_ + length <= limits_.most_outbox ? found->second : nullptr;
-  }
-
-  using SharedFrame = std::shared_ptr<const std::vector<std::byte>>;
-  /// A part of a frame, which lives as long as the last of its parts.
-  [[nodiscard]] static grpc::Slice slice_of(const SharedFrame& frame, std::size_t at, std::size_t size) {
-    // gRPC takes a pointer that is not to const, and only reads.
-    auto* first = const_cast<std::byte*>(frame->data()) + at;
-    return grpc::Slice(
-        first, size, [](void* owner) { delete static_cast<SharedFrame*>(owner); }, new SharedFrame(frame));
-  }
-  [[nodiscard]] static grpc::Slice length_prefix(std::uint64_t length) {
-    std::array<unsigned char, kLengthBytes> bytes{};
-    for (auto& byte : bytes) {
-      byte = static_cast<unsigned char>(length & 255);
-      length >>= 8;
-    }
-    return grpc::Slice(bytes.data(), bytes.size());
   }
 
   static constexpr std::size_t kMostNotices = 100;

@@ -4,13 +4,17 @@
 #include <grpcpp/server_context.h>
 #include <grpcpp/support/byte_buffer.h>
 #include <grpcpp/support/client_callback.h>
+#include <grpcpp/support/slice.h>
 #include <grpcpp/support/status.h>
 
+#include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <memory>
+#include <span>
 #include <string>
 #include <type_traits>
 #include <utility>
@@ -43,6 +47,39 @@ struct FrameLimits {
   std::uint64_t outbox_of_peer = 4 << 20;              ///< of one, likewise
   std::uint64_t most_outbox = kMostFrame + (8 << 20);  ///< of one; frames beyond are lost
 };
+
+/// A part of a frame, which keeps the memory that it lies in until gRPC has sent it.
+[[nodiscard]] inline grpc::Slice slice_of(const std::shared_ptr<const void>& memory,
+                                          std::span<const std::byte> part) {
+  using Owner = std::shared_ptr<const void>;
+  // gRPC takes a pointer that is not to const, and only reads.
+  return grpc::Slice(
+      const_cast<std::byte*>(part.data()), part.size(),
+      [](void* owner) { delete static_cast<Owner*>(owner); }, new Owner(memory));
+}
+
+/// A frame's pieces, none of whose bytes are copied. \param length  of the frame
+[[nodiscard]] inline std::deque<grpc::ByteBuffer> pieces_of(std::span<const federation::SharedBytes> frame,
+                                                            std::uint64_t length) {
+  std::array<unsigned char, kLengthBytes> prefix{};
+  for (std::size_t i = 0; i < prefix.size(); ++i) prefix[i] = static_cast<unsigned char>(length >> (8 * i));
+  std::vector<grpc::Slice> slices{grpc::Slice(prefix.data(), prefix.size())};
+  std::size_t room = kFirstPiece;  // of the piece that `slices` become
+  std::deque<grpc::ByteBuffer> pieces;
+  for (const auto& part : frame) {
+    for (std::size_t at = 0, size = 0; at < part.bytes.size(); at += size) {
+      size = std::min(room, part.bytes.size() - at);
+      slices.push_back(slice_of(part.owner, part.bytes.subspan(at, size)));
+      room -= size;
+      if (room > 0) continue;
+      pieces.emplace_back(slices.data(), slices.size());
+      slices.clear();
+      room = kFramePiece;
+    }
+  }
+  if (!slices.empty()) pieces.emplace_back(slices.data(), slices.size());
+  return pieces;
+}
 
 template <class Reactor>
 class FrameHub;

@@ -192,6 +192,12 @@ class GrpcOwnerTransport {
     require(frame.size() <= kMostFrame, "a message of {} bytes is longer than {}", frame.size(), kMostFrame);
     hub_->send(peer, std::move(frame));
   }
+  /// The same for a message in pieces, whose memory is kept until they are sent.
+  void send(std::string_view peer, std::span<const federation::SharedBytes> frame) {
+    const auto size = size_of(frame);
+    require(size <= kMostFrame, "a message of {} bytes is longer than {}", size, kMostFrame);
+    hub_->send(peer, frame);
+  }
   [[nodiscard]] std::optional<Arrival> receive(std::int64_t timeout_ms) {
     return hub_->receive(detail::Milliseconds(timeout_ms));
   }

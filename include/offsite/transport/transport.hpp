@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "offsite/federation/chunk_bytes.hpp"
 #include "offsite/federation/wire.hpp"
 
 namespace offsite {
@@ -24,16 +25,27 @@ struct Arrival {
 inline constexpr std::uint64_t kMostFrame = federation::kPrefixBytes + federation::most_header(1) +
                                             federation::kMostChunk + federation::kChecksumBytes;
 
+/// How many bytes pieces of a message have together.
+[[nodiscard]] inline std::size_t size_of(std::span<const federation::SharedBytes> pieces) {
+  std::size_t size = 0;
+  for (const auto& piece : pieces) size += piece.bytes.size();
+  return size;
+}
+
 namespace detail {
 
 // clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class T>
 concept SendsFrames = requires(T& transport, std::string_view peer, std::span<const std::byte> frame) {
-  { transport.send(peer, frame) } -> std::same_as<void>;  // void send(std::string_view peer, std::span<const std::byte> frame)
+  {
+    transport.send(peer, frame)
+    } -> std::same_as<void>;  // void send(std::string_view peer, std::span<const std::byte> frame)
 };
 template <class T>
 concept ReceivesFrames = requires(T& transport, std::int64_t timeout_ms) {
-  { transport.receive(timeout_ms) } -> std::same_as<std::optional<Arrival>>;  // std::optional<Arrival> receive(std::int64_t timeout_ms)
+  {
+    transport.receive(timeout_ms)
+    } -> std::same_as<std::optional<Arrival>>;  // std::optional<Arrival> receive(std::int64_t timeout_ms)
 };
 // clang-format on
 
