@@ -93,24 +93,28 @@ struct AttentionKernel {
 
   /// Scores of a strip of four queries over `n` padded keys -> exponentials of scale * score - shift, 0 outside
   /// the ranges. Forward: `shift` becomes the largest scaled score and `total` the sums.
+  template <simd::Isa isa>
   [[gnu::always_inline]] static void softmax(float* p, std::int64_t ld, const Range (&ranges)[4],
                                              std::int64_t n, float scale, float (&shift)[4],
                                              float (&total)[4]) {
-    for (int r = 0; r < 4; ++r) fill_outside(p + r * ld, ranges[r], n, -1e30f);
     if constexpr (!kBackward) {
+      for (int r = 0; r < 4; ++r) fill_outside(p + r * ld, ranges[r], n, -1e30f);
       simd::Floats top[4];
       for (int r = 0; r < 4; ++r) top[r] = simd::load(p + r * ld);
       for (std::int64_t j = simd::kLanes; j < n; j += simd::kLanes)
 #pragma GCC unroll 4
-        for (int r = 0; r < 4; ++r) top[r] = simd::max(top[r], simd::load(p + r * ld + j));
+        for (int r = 0; r < 4; ++r) top[r] = simd::max<isa>(top[r], simd::load(p + r * ld + j));
       for (int r = 0; r < 4; ++r) shift[r] = simd::max(top[r]) * scale;
     }
-    const simd::Floats base[4] = {shift[0], shift[1], shift[2], shift[3]};
-    simd::Floats sums[4];
+    constexpr float kLog2OfE = 1.44269504f;
+    const simd::Floats factor(scale * kLog2OfE), least(-126.0f);  // NaN is not less
+    simd::Floats base[4], sums[4];
+    for (int r = 0; r < 4; ++r) base[r] = shift[r] * kLog2OfE;
     for (std::int64_t j = 0; j < n; j += simd::kLanes)
 #pragma GCC unroll 4
       for (int r = 0; r < 4; ++r) {
-        const simd::Floats e = simd::exp(simd::load(p + r * ld + j) * scale - base[r]);
+        const simd::Floats e =
+            simd::exp2_bounded(simd::max<isa>(least, simd::load(p + r * ld + j) * factor - base[r]));
         if constexpr (!kBackward) sums[r] += e;
         simd::store(p + r * ld + j, e);
       }
@@ -229,7 +233,7 @@ struct AttentionKernel {
 
     for (std::int64_t head = 0; head < t.heads; ++head)
       for (std::int64_t first = 0; first < t.queries; first += kQueryBlock)
-        run_queries<P>(t, next, b, head, first, std::min(kQueryBlock, t.queries - first));
+        run_queries<isa>(t, next, b, head, first, std::min(kQueryBlock, t.queries - first));
 
     if constexpr (kBackward) {
       P::write(b.dk, d, t.dk, t.lddk, t.keys, t.depth, nullptr);
@@ -239,15 +243,16 @@ struct AttentionKernel {
 
   /// Queries first .. first + rows - 1 of one head, over the keys that one of them sees. Strips of four rows
   /// leave out the keys after the last of the four.
-  template <class P, class Cell>
+  template <simd::Isa isa, class Cell>
   [[gnu::always_inline]] static void run_queries(const AttentionTask<T>& t, const AttentionTask<T>& next,
                                                  const Buffers<Cell>& buffers, std::int64_t head,
                                                  std::int64_t first, std::int64_t rows) {
+    using P = Products<isa, T>;
     const Buffers<Cell> b = buffers;
     const auto width = b.width, d = width * P::kPack, length = b.length, m = simd::round_up(rows, 4);
     const auto begin = t.first_key(first) / simd::kLanes * simd::kLanes;      // positions ascend
     const auto seen = [&](std::int64_t row) __attribute__((always_inline)) {  // by the strip from `row` on
-      return simd::round_up(t.position[first + std::min(row + 4, rows) - 1] + 1 - begin, simd::kLanes);
+      return t.position[first + std::min(row + 4, rows) - 1] + 1 - begin;
     };
     const auto* masks = t.masks ? t.masks + head * t.queries + first : nullptr;
     float factors[kQueryBlock];
@@ -256,8 +261,10 @@ struct AttentionKernel {
       P::read(t.dout + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, b.dout, m);
     for (std::int64_t i = 0; i < m; i += 4) {
       prefetch(next, head, first + i);
-      const auto n = seen(i);
-      float *p = b.p + i * length, *dp = b.dp + i * length;
+      const auto keys = simd::round_up(seen(i), 4), n = simd::round_up(keys, simd::kLanes);
+      // Scores that become cells of their own need no place of their own, and stay near the processor.
+      const auto place = P::kPack == 1 ? i * length : 0;
+      float *p = b.p + place, *dp = b.dp + place;
       P::run(b.q + i * width, width, 1, b.kt + begin, length, p, length, 4, n, width, false);
       if constexpr (kBackward)
         P::run(b.dout + i * width, width, 1, b.vt + begin, length, dp, length, 4, n, width, false);
@@ -270,7 +277,7 @@ struct AttentionKernel {
         if constexpr (kBackward) shift[r] = t.lse[(first + i + r) * t.ldl + head];
         if (t.slopes) add_bias(p + r * length, n, own, t.slopes[head] / t.scale);
       }
-      softmax(p, length, ranges, n, t.scale, shift, total);
+      softmax<isa>(p, length, ranges, n, t.scale, shift, total);
       if constexpr (kBackward) {  // for a mask M: dS = P (M dP - <P, M dP>) scale, and P becomes M P
         for (std::int64_t r = 0; r < end && masks; ++r) drop(dp + r * length, begin, n, masks[i + r]);
         score_gradients(p, dp, length, n, t.scale);
@@ -292,7 +299,7 @@ struct AttentionKernel {
         }
       }
       P::run(row, cells, 1, (kBackward ? b.k_pairs : b.v_pairs) + begin * width, d, b.o + i * d, d, 4, d,
-             n / P::kPack, false);
+             keys / P::kPack, false);
     }
     if constexpr (!kBackward) {
       P::write(b.o, d, t.out + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, factors);
@@ -300,14 +307,14 @@ struct AttentionKernel {
       P::write(b.o, d, t.dq + head * t.dq_head + first * t.lddq, t.lddq, rows, t.depth, nullptr);
       P::pair_rows(b.q, m, width, b.q_pairs);
       P::pair_rows(b.dout, m, width, b.dout_pairs);
-      std::int64_t i = 0;  // the first strip that sees a key
-      for (std::int64_t key = 0, n = seen(m - 4); key < n; key += simd::kLanes) {
+      std::int64_t i = 0;  // the first strip that sees one of four keys
+      for (std::int64_t key = 0, n = simd::round_up(seen(m - 4), 4); key < n; key += 4) {
         while (seen(i) <= key) i += 4;
         const auto from = i / P::kPack, count = (m - i) / P::kPack;
         P::run(b.p_pairs + from * length + key, 1, length, b.dout_pairs + from * d, d,
-               b.dv + (begin + key) * d, d, simd::kLanes, d, count, true);
+               b.dv + (begin + key) * d, d, 4, d, count, true);
         P::run(b.ds_pairs + from * length + key, 1, length, b.q_pairs + from * d, d, b.dk + (begin + key) * d,
-               d, simd::kLanes, d, count, true);
+               d, 4, d, count, true);
       }
     }
   }
