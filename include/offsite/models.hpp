@@ -27,6 +27,7 @@
 #include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/cross_entropy.hpp"
+#include "offsite/ops/direct_product.hpp"
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/embedding.hpp"
 #include "offsite/ops/gated_mlp.hpp"

@@ -171,29 +171,63 @@ TEST_CASE("product: few rows go to the operators where their cells cannot be tak
   });
 }
 
+TEST_CASE("product: few rows times a weight dense along its columns, for every edge") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(9);
+  struct Case {
+    std::int64_t rows, depth, columns;
+  };
+  for (const auto& [rows, depth, columns] :
+       {Case{1, 64, 64}, Case{2, 1, 65}, Case{9, 257, 95}, Case{12, 512, 128}, Case{43, 1027, 97},
+        Case{117, 66, 640}, Case{255, 31, 200}}) {
+    // Rows of wider ones, and a part of a fused weight, from the middle: nothing is aligned.
+    const at::Tensor x = integers({rows + 1, depth + 5}).narrow(0, 1, rows).narrow(1, 3, depth),
+                     w = integers({depth, columns + 7}).narrow(1, 1, columns), bias = integers({columns});
+    CHECK(ops::DirectProduct::serves(x, w, bias) == is_fast());
+    const at::Tensor want = at::addmm(bias.to(at::kFloat), x.to(at::kFloat), w.to(at::kFloat));
+    CHECK(at::equal(ops::product(x, w, bias), want.to(at::kBFloat16)));
+    CHECK(at::equal(ops::product(x, w), at::sub(want, bias).to(at::kBFloat16)));
+  }
+  const auto refused = [](const at::Tensor& a, const at::Tensor& b) {
+    return !ops::DirectProduct::serves(a, b);
+  };
+  const at::Tensor x = integers({20, 128}), w = integers({128, 96});
+  CHECK(refused(integers({256, 128}), w));                     // oneDNN is as fast
+  CHECK(refused(integers({0, 128}), w));                       // nothing to do
+  CHECK(refused(x, integers({96, 128}).t()));                  // dense along the depth
+  CHECK(refused(x, integers({128, 63})));                      // few columns
+  CHECK(refused(integers({20, 256}).slice(1, 0, 256, 2), w));  // rows that are not dense
+  support::for_each_isa([&] {
+    if (simd::chosen_isa() < simd::Isa::kAvx512Bf16) CHECK(refused(x, w));
+    CHECK(at::equal(ops::product(x, w), at::mm(x.to(at::kFloat), w.to(at::kFloat)).to(at::kBFloat16)));
+  });
+}
+
 TEST_CASE("product: few rows have the bits of many, whatever the threads and the rows beside them") {
   if (!is_fast()) return;  // the operators promise no such thing
   c10::NoGradGuard no_grad;
   at::manual_seed(8);
-  const at::Tensor x = at::randn({600, 320}).to(at::kBFloat16), w = at::randn({1337, 320}).to(at::kBFloat16),
+  const at::Tensor x = at::randn({600, 320}).to(at::kBFloat16),
+                   out_in = at::randn({1337, 320}).to(at::kBFloat16),
                    bias = at::randn({1337}).to(at::kBFloat16);
   const auto threads = at::get_num_threads();
-  at::set_num_threads(1);
-  const at::Tensor y = ops::product(x, w.t(), bias);
-  for (const int count : {1, 3})
-    for (const std::int64_t rows : {9, 43, 130}) {
-      at::set_num_threads(count);
-      CHECK(at::equal(ops::product(x.narrow(0, 37, rows), w.t(), bias), y.narrow(0, 37, rows)));
-    }
+  for (const at::Tensor& w : {out_in.t(), out_in.t().contiguous()}) {
+    at::set_num_threads(1);
+    const at::Tensor y = ops::product(x, w, bias);
+    for (const int count : {1, 3})
+      for (const std::int64_t rows : {9, 43, 130}) {
+        at::set_num_threads(count);
+        CHECK(at::equal(ops::product(x.narrow(0, 37, rows), w, bias), y.narrow(0, 37, rows)));
+      }
+    const at::Tensor few = x.narrow(0, 0, 40).clone();
+    few[20].fill_(std::numeric_limits<float>::quiet_NaN());
+    few[21].fill_(std::numeric_limits<float>::infinity());
+    const at::Tensor z = ops::product(few, w.abs(), bias);
+    CHECK(z[20].isnan().all().item<bool>());
+    CHECK(z[21].eq(std::numeric_limits<float>::infinity()).all().item<bool>());
+    CHECK(at::equal(z.isnan().sum(), at::full({}, 1337, at::kLong)));
+  }
   at::set_num_threads(threads);
-
-  const at::Tensor few = x.narrow(0, 0, 40).clone();
-  few[20].fill_(std::numeric_limits<float>::quiet_NaN());
-  few[21].fill_(std::numeric_limits<float>::infinity());
-  const at::Tensor z = ops::product(few, w.abs().t(), bias);
-  CHECK(z[20].isnan().all().item<bool>());
-  CHECK(z[21].eq(std::numeric_limits<float>::infinity()).all().item<bool>());
-  CHECK(at::equal(z.isnan().sum(), at::full({}, 1337, at::kLong)));
 }
 
 TEST_CASE("product: a weight's gradient in tiles is added in float32, for every shape and edge") {

@@ -8,6 +8,7 @@
 #include <optional>
 #include <string_view>
 
+#include "offsite/ops/direct_product.hpp"
 #include "offsite/ops/simd.hpp"
 #include "offsite/ops/tiled_product.hpp"
 #include "offsite/ops/transposed_product.hpp"
@@ -42,13 +43,14 @@ struct LinearPointwise {
 /// x W + b, differentiable by autograd: `x` (N, in), `w` (in, out) of any strides, `bias` (out) or undefined; the result
 /// is (N, out).
 ///
-/// Many rows of bfloat16 go to `TiledProduct`, fewer to `TransposedProduct` if the weight is dense along the depth. For
+/// Many rows of bfloat16 go to `TiledProduct`, fewer to `TransposedProduct` or `DirectProduct`, as the weight lies. For
 /// the others oneDNN adds the bias on its way: one pass over the result instead of at::addmm's three, which writes the
 /// bias into the result before the product and reads it again after.
 [[nodiscard]] inline at::Tensor product(const at::Tensor& x, const at::Tensor& w,
                                         const at::Tensor& bias = {}) {
   if (TiledProduct::serves(x, w, bias)) return TiledProduct::run(x, w, bias);
   if (TransposedProduct::serves(x, w, bias)) return TransposedProduct::run(x, w, bias);
+  if (DirectProduct::serves(x, w, bias)) return DirectProduct::run(x, w, bias);
   if (!bias.defined()) return at::mm(x, w);
   // Of a slice of a fused weight oneDNN's layer has its slow reference alone.
   const bool dense = w.is_contiguous() || w.t().is_contiguous();

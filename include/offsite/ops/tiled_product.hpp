@@ -150,8 +150,8 @@ struct TiledProduct {
   /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
   /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && pairs(a, bias) &&
-           usable(a, b);
+    return (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && pairs(a) &&
+           addable(bias) && usable(a, b);
   }
   /// What every product in tiles asks for: `fewest` rows of `a`, dense ones, and not too few columns of `b`.
   [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b,
@@ -160,10 +160,11 @@ struct TiledProduct {
            b.is_cpu() && a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16 &&
            a.size(0) >= fewest && a.stride(1) == 1 && b.size(1) >= kUnit && works();
   }
-  /// Whether the depth splits into pairs, and the bias can be added on the way.
-  [[nodiscard]] static bool pairs(const at::Tensor& a, const at::Tensor& bias) {
-    return a.size(1) % 2 == 0 && a.size(1) > 0 &&
-           (!bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous()));
+  /// Whether the depth splits into pairs.
+  [[nodiscard]] static bool pairs(const at::Tensor& a) { return a.size(1) % 2 == 0 && a.size(1) > 0; }
+  /// Whether the bias, if there is one, can be added on the way.
+  [[nodiscard]] static bool addable(const at::Tensor& bias) {
+    return !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous());
   }
   [[nodiscard]] static bool aligned(const at::Tensor& t) {
     return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;

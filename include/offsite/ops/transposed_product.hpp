@@ -24,7 +24,7 @@ struct TransposedProduct {
   /// `b` pays.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
     return a.size(0) < TiledProduct::kFewestRows && b.stride(0) == 1 && a.stride(0) % 2 == 0 &&
-           TiledProduct::usable(a, b, kFewestRows) && TiledProduct::pairs(a, bias) &&
+           TiledProduct::usable(a, b, kFewestRows) && TiledProduct::pairs(a) && TiledProduct::addable(bias) &&
            TiledProduct::aligned(a);
   }
 
