@@ -129,9 +129,9 @@ class UpdateFiles {
                                      offsite::AnyAggregation::State& state) {
   constexpr auto kTogether = offsite::WeightedSum::kTogether;
   offsite::WeightedSum sum;
-  for (; !updates.empty(); updates = updates.subspan(std::min(updates.size(), kTogether)))
-    policy.add(sum, updates.first(std::min(updates.size(), kTogether)));
-  return policy.finish(global, sum, state);
+  for (; updates.size() > kTogether; updates = updates.subspan(kTogether))
+    policy.add(sum, updates.first(kTogether));
+  return policy.finish(global, sum, state, updates);
 }
 
 [[nodiscard]] Eigen::VectorXf from_files(const offsite::AnyAggregation& policy, const Eigen::VectorXf& global,

@@ -211,8 +211,18 @@ TEST_CASE("StreamingAggregation: the mean family gives the same bits from one ru
       policy.add(sum, all.first(round == 0 ? 1 : 4));  // what comes at a time does not matter
       policy.add(sum, all.subspan(round == 0 ? 1 : 4));
       x = policy.aggregate(x, updates, whole);
+      auto also = streamed;
+      const auto z = policy.finish(
+          y,
+          [&] {
+            WeightedSum some;
+            policy.add(some, all.first(3));
+            return some;
+          }(),
+          also, all.subspan(3));
       y = policy.finish(y, sum, streamed);
       CHECK(x == y);
+      CHECK(z == y);
     }
   }
   for (const auto* text : {"trimmed_mean", "coordinate_median", "geometric_median", "krum", "bulyan"})
@@ -239,6 +249,13 @@ TEST_CASE(
       sum.add(rest.first(std::min(together, rest.size())));
     CHECK(sum.mean() == expected);
     CHECK(sum.mean_onto(global) == global + expected);
+    CHECK(WeightedSum().mean_onto(global, std::span(views)) == global + expected);
+    WeightedSum without;  // the last few
+    const std::span all(views);
+    const auto before = std::min(together, all.size() - 1);
+    without.add(all.first(before));
+    CHECK(without.mean(all.subspan(before)) == expected);
+    CHECK(without.mean_onto(global, all.subspan(before)) == global + expected);
     CHECK_THROWS_WITH_AS((void)sum.mean_onto(Eigen::VectorXf::Zero(kSize - 1)),
                          "the updates have 9001 numbers, but 9000 are trained", ArgumentError);
   }
@@ -264,6 +281,8 @@ TEST_CASE(
         for (const std::size_t before : {0, 3}) {
           WeightedSum sum;
           if (before > 0) sum.add(all.first(before));
+          CHECK_THROWS_WITH_AS((void)sum.mean(refused), sentence.c_str(), ArgumentError);
+          if (before > 0) CHECK(sum.mean() == weighted_mean(kSize, all.first(before)));  // as it was
           CHECK_THROWS_WITH_AS(sum.add(refused), sentence.c_str(), ArgumentError);
           const auto* lost = "the sum was lost with an update that it refused";
           CHECK_THROWS_WITH_AS((void)sum.mean(), lost, ArgumentError);

@@ -59,13 +59,13 @@ struct AnyAggregation {
   /// Takes a few updates or views of them. \throws ArgumentError as `WeightedSum::add` does.
   template <class Update>
   void add(WeightedSum& sum, std::span<const Update> updates) const {
-    if (!bounds_norms() || updates.empty()) return sum.add(updates);
-    sum.add(updates, detail::bounding_scales(updates.front().delta.size(), updates, max_norm));
+    sum.add(updates, scales_of(updates));
   }
   void add(WeightedSum& sum, const ClientUpdate& update) const { add(sum, std::span(&update, 1)); }
-  /// \throws ArgumentError as the chosen policy does.
-  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
-                                       State& state) const;
+  /// \throws ArgumentError as the chosen policy does, and as `WeightedSum::mean_onto`.
+  template <class Update = UpdateView>
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum, State& state,
+                                       std::span<const Update> last = {}) const;
 
   /// What the clients of a round train with, as `TrainingOptions::proximal_mu`; 0 but for FedProx.
   [[nodiscard]] double proximal_mu() const {
@@ -91,6 +91,12 @@ struct AnyAggregation {
 
  private:
   [[nodiscard]] bool bounds_norms() const { return !std::isinf(max_norm) || max_norm < 0; }
+  /// What bounds the updates' norms; none if nothing has to.
+  template <class Update>
+  [[nodiscard]] std::vector<float> scales_of(std::span<const Update> updates) const {
+    if (!bounds_norms() || updates.empty()) return {};
+    return detail::bounding_scales(updates.front().delta.size(), updates, max_norm);
+  }
 };
 
 namespace detail {
@@ -239,17 +245,21 @@ inline Eigen::VectorXf AnyAggregation::aggregate(const Eigen::VectorXf& global,
       policy);
 }
 
-inline Eigen::VectorXf AnyAggregation::finish(const Eigen::VectorXf& global, const WeightedSum& sum,
-                                              State& state) const {
-  sum.check_size(global.size());
+template <class Update>
+Eigen::VectorXf AnyAggregation::finish(const Eigen::VectorXf& global, const WeightedSum& sum, State& state,
+                                       std::span<const Update> last) const {
+  const auto scales = scales_of(last);
   return std::visit(
       [&]<class P>(const P& chosen) -> Eigen::VectorXf {
         auto&& own = detail::state_of<P>(state);
-        if constexpr (requires { chosen.finish(global, sum, own); })
-          return chosen.finish(global, sum, own);
-        else if constexpr (StepsByMean<P>)
-          return chosen.step(global, sum.mean(), own);
-        else
+        if constexpr (requires { chosen.finish(global, sum, own, last, scales); })
+          return chosen.finish(global, sum, own, last, std::span<const float>(scales));
+        else if constexpr (StepsByMean<P>) {
+          auto mean = sum.mean(last, scales);
+          require(mean.size() == global.size(), "the updates have {} numbers, but {} are trained",
+                  mean.size(), global.size());
+          return chosen.step(global, std::move(mean), own);
+        } else
           throw ArgumentError("this policy needs all updates at once, not their sum");
       },
       policy);

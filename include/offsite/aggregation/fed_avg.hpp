@@ -21,9 +21,12 @@ struct FedAvg {
     });
     return mean;
   }
-  /// The same as `step` with the sum's mean, in one pass. \throws ArgumentError as `WeightedSum::mean_onto` does.
-  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum, State&) const {
-    return sum.mean_onto(global);
+  /// The same as `step` with the sum's mean, in one pass; `last` and `scales` as of that. \throws ArgumentError as `WeightedSum::mean_onto` does.
+  template <class Update = UpdateView>
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum, State&,
+                                       std::span<const Update> last = {},
+                                       std::span<const float> scales = {}) const {
+    return sum.mean_onto(global, last, scales);
   }
 };
 

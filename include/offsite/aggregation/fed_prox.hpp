@@ -25,10 +25,12 @@ struct FedProx {
     check();
     return FedAvg{}.step(global, std::move(mean), state);
   }
-  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum,
-                                       State& state) const {
+  template <class Update = UpdateView>
+  [[nodiscard]] Eigen::VectorXf finish(const Eigen::VectorXf& global, const WeightedSum& sum, State& state,
+                                       std::span<const Update> last = {},
+                                       std::span<const float> scales = {}) const {
     check();
-    return FedAvg{}.finish(global, sum, state);
+    return FedAvg{}.finish(global, sum, state, last, scales);
   }
 
  private:

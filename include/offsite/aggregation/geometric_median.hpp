@@ -44,7 +44,7 @@ struct GeometricMedian {
     std::vector<detail::Addend> addends = detail::addends_of(updates);
     for (Eigen::Index k = 0; k < n; ++k) addends[static_cast<std::size_t>(k)].weight = weights[k];
     Eigen::VectorXf next(global.size());
-    (void)detail::mean_of(addends, weights.sum(), global.data(), next);
+    (void)detail::mean_of(nullptr, addends, weights.sum(), global.data(), next);
     return next;
   }
 };

@@ -107,7 +107,7 @@ struct MultiKrum {
     std::vector<detail::Addend> kept;
     for (const auto i : order) kept.push_back({updates[i].delta.data()});
     Eigen::VectorXf next(global.size());
-    (void)detail::mean_of(kept, static_cast<double>(order.size()), global.data(), next);
+    (void)detail::mean_of(nullptr, kept, static_cast<double>(order.size()), global.data(), next);
     return next;
   }
 };

@@ -1,7 +1,6 @@
 #pragma once
 #include <Eigen/Core>
 
-#include <algorithm>
 #include <concepts>
 #include <cstddef>
 #include <span>
@@ -33,8 +32,7 @@ class WeightedSum {
     const bool finite =
         detail::for_each_piece(size, detail::kSums, [&](Eigen::Index begin, Eigen::Index count) {
           double* sums = sum_.data() + begin;
-          if (first) std::fill_n(sums, count, 0.0);
-          return detail::add_to(addends, begin, count, sums);
+          return detail::add_to(first ? nullptr : sums, addends, begin, count, sums);
         });
     lost_ = !finite;
     if (lost_) check_updates(size, updates);
@@ -43,34 +41,38 @@ class WeightedSum {
   }
   void add(const ClientUpdate& update) { add(std::span(&update, 1)); }
 
-  /// The mean, to the bit that of `weighted_mean` of the same updates in the same order.
-  [[nodiscard]] Eigen::VectorXf mean() const { return divided(nullptr); }
-  /// global + the mean, in one pass. \throws ArgumentError unless the updates have as many numbers.
-  [[nodiscard]] Eigen::VectorXf mean_onto(const Eigen::VectorXf& global) const {
-    check_size(global.size());
-    return divided(global.data());
+  /// The mean with some more updates, to the bit that of `weighted_mean` of all in this order. These pass through no sum in
+  /// memory: of a few updates in all there need be none. \throws ArgumentError as `add` does; the sum stays as it is.
+  template <class Update = UpdateView>
+  [[nodiscard]] Eigen::VectorXf mean(std::span<const Update> last = {},
+                                     std::span<const float> scales = {}) const {
+    return mean_onto(nullptr, weight_ > 0 || last.empty() ? sum_.size() : last.front().delta.size(), last,
+                     scales);
   }
-  /// \throws ArgumentError unless there are updates of `size` numbers.
-  void check_size(Eigen::Index size) const {
-    check();
-    require(sum_.size() == size, "the updates have {} numbers, but {} are trained", sum_.size(), size);
+  /// global + the mean, in one pass. \throws ArgumentError as `mean` does, and unless the updates have as many numbers.
+  template <class Update = UpdateView>
+  [[nodiscard]] Eigen::VectorXf mean_onto(const Eigen::VectorXf& global, std::span<const Update> last = {},
+                                          std::span<const float> scales = {}) const {
+    return mean_onto(global.data(), global.size(), last, scales);
   }
 
  private:
   static constexpr const char* kLost = "the sum was lost with an update that it refused";
 
-  void check() const {
+  template <class Update>
+  [[nodiscard]] Eigen::VectorXf mean_onto(const float* base, Eigen::Index size, std::span<const Update> last,
+                                          std::span<const float> scales) const {
     require(!lost_, kLost);
-    require(weight_ > 0, "there is no update to aggregate");
-  }
-  [[nodiscard]] Eigen::VectorXf divided(const float* base) const {
-    check();
-    auto next = detail::long_vector<Eigen::VectorXf>(sum_.size());
-    detail::for_each_piece(sum_.size(), detail::kSums, [&](Eigen::Index begin, Eigen::Index count) {
-      detail::divide(sum_.data() + begin, weight_, base == nullptr ? nullptr : base + begin,
-                     next.data() + begin, count);
-      return true;
-    });
+    const bool empty = weight_ == 0;
+    require(empty || sum_.size() == size, "the updates have {} numbers, but {} are trained", sum_.size(),
+            size);
+    if (empty || !last.empty()) detail::check_shapes(size, last);
+    double total = weight_;
+    for (const auto& update : last) total += update.weight;
+    auto next = detail::long_vector<Eigen::VectorXf>(size);
+    const bool finite =
+        detail::mean_of(empty ? nullptr : sum_.data(), detail::addends_of(last, scales), total, base, next);
+    if (!finite && !last.empty()) check_updates(size, last);
     return next;
   }
 
@@ -84,6 +86,7 @@ class WeightedSum {
 ///   `p.streams()`                     whether this one does; some policies need all updates at once
 ///   `p.add(sum, updates)`             takes updates into a `WeightedSum`, a span of views of them or a single one
 ///   `p.finish(global, sum, state)`    what `aggregate` gives for the same updates in the same order, bit for bit
+///   `p.finish(global, sum, state, updates)`   the same with some more, the last ones, which cost less so than in the sum
 template <class P>
 concept StreamingAggregation = AggregationPolicy<P> &&
     requires(const P& policy, WeightedSum& sum, std::span<const UpdateView> updates,
@@ -92,6 +95,7 @@ concept StreamingAggregation = AggregationPolicy<P> &&
   policy.add(sum, updates);
   policy.add(sum, update);
   { policy.finish(global, sum, state) } -> std::same_as<Eigen::VectorXf>;
+  { policy.finish(global, sum, state, updates) } -> std::same_as<Eigen::VectorXf>;
 };
 
 }  // namespace offsite

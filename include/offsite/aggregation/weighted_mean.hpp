@@ -23,10 +23,11 @@ struct Addend {
 
 constexpr Eigen::Index kSums = 4096;  ///< sums at a time: they stay in the first cache
 
-/// sums += `Count` vectors, one by one in their order: the sums go through the registers once for all of them.
+/// after = before + `Count` vectors, one by one in their order: the sums go through the registers once for all of them. No
+/// `before` stands for zeros; `far` says that it is not in the cache yet.
 template <int Count>
 [[gnu::always_inline]] inline void add_vectors(const Addend* addends, Eigen::Index begin, Eigen::Index count,
-                                               double* sums) {
+                                               const double* before, bool far, double* after) {
   Addend a[Count];
   for (int k = 0; k < Count; ++k) {
     a[k] = addends[k];
@@ -34,30 +35,38 @@ template <int Count>
   }
   Eigen::Index i = 0;
   for (; i + 8 <= count; i += 8) {
-    simd::Doubles block;
-    std::memcpy(&block, sums + i, sizeof block);
+    simd::Doubles block{};
+    if (before != nullptr) std::memcpy(&block, before + i, sizeof block);
+    if (far)
+      __builtin_prefetch(before + i + kSums, 0, 2);  // the next piece: a run is too short to be foreseen
     for (int k = 0; k < Count; ++k) {
       simd::EightFloats values;
       std::memcpy(&values, a[k].values + i, sizeof values);
-      __builtin_prefetch(a[k].values + i + kSums, 0, 2);  // the next piece: a run is too short to be foreseen
+      __builtin_prefetch(a[k].values + i + kSums, 0, 2);
       block += a[k].weight * __builtin_convertvector(values * a[k].scale, simd::Doubles);
     }
-    std::memcpy(sums + i, &block, sizeof block);
+    std::memcpy(after + i, &block, sizeof block);
   }
   for (; i < count; ++i) {
-    for (int k = 0; k < Count; ++k) sums[i] += a[k].weight * double{a[k].values[i] * a[k].scale};
+    double sum = before == nullptr ? 0 : before[i];
+    for (int k = 0; k < Count; ++k) sum += a[k].weight * double{a[k].values[i] * a[k].scale};
+    after[i] = sum;
   }
 }
 
-/// sums += the addends, all by the same arithmetic however many there are at a time.
+/// after = before + the addends, all by the same arithmetic however many there are at a time; both may be the same, and no
+/// `before` stands for zeros.
 struct AddWeighted {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
-                                         Eigen::Index count, double* sums) {
+                                         Eigen::Index count, const double* before, double* after) {
     std::size_t k = 0;
-    for (; k + 8 <= addends.size(); k += 8) add_vectors<8>(addends.data() + k, begin, count, sums);
-    for (; k + 4 <= addends.size(); k += 4) add_vectors<4>(addends.data() + k, begin, count, sums);
-    for (; k < addends.size(); ++k) add_vectors<1>(addends.data() + k, begin, count, sums);
+    for (; k + 8 <= addends.size(); k += 8, before = after)
+      add_vectors<8>(addends.data() + k, begin, count, before, k == 0 && before != nullptr, after);
+    for (; k + 4 <= addends.size(); k += 4, before = after)
+      add_vectors<4>(addends.data() + k, begin, count, before, k == 0 && before != nullptr, after);
+    for (; k < addends.size(); ++k, before = after)
+      add_vectors<1>(addends.data() + k, begin, count, before, k == 0 && before != nullptr, after);
   }
 };
 
@@ -100,30 +109,31 @@ struct FiniteSums {
   }
 };
 
-/// sums += the addends. \returns whether all sums are finite
-[[nodiscard]] inline bool add_to(std::span<const Addend> addends, Eigen::Index begin, Eigen::Index count,
-                                 double* sums) {
+/// after = before + the addends, of which there are some; no `before` stands for zeros. \returns whether all sums are finite
+[[nodiscard]] inline bool add_to(const double* before, std::span<const Addend> addends, Eigen::Index begin,
+                                 Eigen::Index count, double* after) {
   bool finite = true;
-  simd::run<AddWeighted>(addends, begin, count, sums);
-  simd::run<FiniteSums>(static_cast<const double*>(sums), count, &finite);
+  simd::run<AddWeighted>(addends, begin, count, before, after);
+  simd::run<FiniteSums>(static_cast<const double*>(after), count, &finite);
   return finite;
 }
 
-inline void divide(const double* sum, double total, const float* base, float* next, Eigen::Index count) {
-  simd::run<DivideSum>(sum, total, base, next, count);
-}
-
-/// base + (sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache.
-/// \returns whether all addends and sums are finite
-[[nodiscard]] inline bool mean_of(std::span<const Addend> addends, double total, const float* base,
-                                  Eigen::VectorXf& next) {
+/// base + (before + sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache; without `base`
+/// or `before` they count as zeros; there is `before` or an addend. \returns whether all sums are finite, as they are not if one of the addends is not
+[[nodiscard]] inline bool mean_of(const double* before, std::span<const Addend> addends, double total,
+                                  const float* base, Eigen::VectorXf& next) {
   struct Sums {
     double values[kSums];
   };
   return for_each_piece(next.size(), kSums, Sums{}, [&](Eigen::Index begin, Eigen::Index count, Sums& sums) {
-    std::fill_n(sums.values, count, 0.0);
-    const bool finite = add_to(addends, begin, count, &sums.values[0]);
-    divide(&sums.values[0], total, base == nullptr ? nullptr : base + begin, next.data() + begin, count);
+    const double* own = before == nullptr ? nullptr : before + begin;
+    bool finite = true;
+    if (addends.empty())
+      std::copy_n(own, count, sums.values);
+    else
+      finite = add_to(own, addends, begin, count, &sums.values[0]);
+    simd::run<DivideSum>(&sums.values[0], total, base == nullptr ? nullptr : base + begin,
+                         next.data() + begin, count);
     return finite;
   });
 }
@@ -146,7 +156,7 @@ template <class Update>
   double total = 0;
   for (const auto& update : updates) total += update.weight;
   auto mean = long_vector<Eigen::VectorXf>(size);
-  if (!mean_of(addends_of(updates, scales), total, base, mean)) check_updates(size, updates);
+  if (!mean_of(nullptr, addends_of(updates, scales), total, base, mean)) check_updates(size, updates);
   return mean;
 }
 

@@ -138,17 +138,22 @@ template <AggregationPolicy Policy, class J>
   if constexpr (StreamingAggregation<Policy>) {
     if (policy.streams()) {
       WeightedSum sum;
-      for (std::span rest(request.updates); !rest.empty();) {
+      for (std::span rest(request.updates);;) {
         const auto few = rest.first(std::min(rest.size(), WeightedSum::kTogether));
         rest = rest.subspan(few.size());
         std::vector<HeldUpdate> blobs;
         std::vector<UpdateView> views;
         blobs.reserve(few.size());
         for (const auto& counted : few) views.push_back(blobs.emplace_back(held(counted)).view());
-        auto why = refusal_of([&] { policy.add(sum, std::span<const UpdateView>(views)); });
-        if (!why.empty()) return why;
+        const std::span<const UpdateView> updates(views);
+        auto why = refusal_of([&] {
+          if (rest.empty())
+            next = policy.finish(before, sum, state, updates);
+          else
+            policy.add(sum, updates);
+        });
+        if (rest.empty() || !why.empty()) return why;
       }
-      return refusal_of([&] { next = policy.finish(before, sum, state); });
     }
   }
   std::vector<ClientUpdate> updates;
