@@ -1,7 +1,7 @@
 // Our kernels beside the operators of ATen that they replace, by Google Benchmark: 16 sequences of SciQ's lengths packed
 // into 1,856 rows, GPT-2-small's widths. The last part of a name is the type; docs/benchmarks.md compares the real times.
 // Where ATen has no operator of its own (rotary embeddings, norms by root mean squares on CPUs), it is those that PyTorch's
-// models are made of. Layer norms are ATen's own here.
+// models are made of.
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 #include <c10/core/GradMode.h>
@@ -19,6 +19,7 @@
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/embedding.hpp"
 #include "offsite/ops/gated_mlp.hpp"
+#include "offsite/ops/norm.hpp"
 #include "offsite/ops/rms_norm.hpp"
 #include "offsite/ops/rope.hpp"
 
@@ -83,6 +84,30 @@ void gated(benchmark::State& state, at::ScalarType type, bool ours, bool backwar
       benchmark::DoNotOptimize(d.mul(at::silu(gate)));
     } else {
       benchmark::DoNotOptimize(at::silu(gate).mul_(value));
+    }
+  }
+}
+
+/// Layer norm; backward with the gradients of weight and bias.
+void layer_norm(benchmark::State& state, at::ScalarType type, bool ours, bool backward) {
+  LayerNorm norm{.weight = random({kWidth}, type), .bias = random({kWidth}, type)};
+  const at::Tensor x = random({rows(), kWidth}, type), dy = random({rows(), kWidth}, type);
+  for (auto* parameter : {&norm.weight, &norm.bias}) parameter->mutable_grad() = at::zeros({kWidth});
+  LayerNorm::Saved saved;
+  (void)norm.forward(x, saved, true);
+  const auto [y, mean, rstd] = at::native_layer_norm(x, {kWidth}, norm.weight, norm.bias, norm.eps);
+  for (auto _ : state) {
+    if (ours && backward) {
+      benchmark::DoNotOptimize(norm.backward(dy, saved));
+    } else if (ours) {
+      benchmark::DoNotOptimize(norm.forward(x, saved, true));
+    } else if (backward) {
+      const auto [dx, dw, db] = at::native_layer_norm_backward(dy, x, {kWidth}, mean, rstd, norm.weight,
+                                                               norm.bias, {true, true, true});
+      norm.weight.mutable_grad().add_(dw);
+      norm.bias.mutable_grad().add_(db);
+    } else {
+      benchmark::DoNotOptimize(at::native_layer_norm(x, {kWidth}, norm.weight, norm.bias, norm.eps));
     }
   }
 }
@@ -305,6 +330,8 @@ int main(int argc, char** argv) {
   add("SiLU, backward", activation_backward<Activation::kSilu>);
   add("gated SiLU, forward", [](auto& state, auto type, bool ours) { gated(state, type, ours, false); });
   add("gated SiLU, backward", [](auto& state, auto type, bool ours) { gated(state, type, ours, true); });
+  add("layer norm, forward", [](auto& state, auto type, bool ours) { layer_norm(state, type, ours, false); });
+  add("layer norm, backward", [](auto& state, auto type, bool ours) { layer_norm(state, type, ours, true); });
   add("RMS norm, forward", [](auto& state, auto type, bool ours) { rms_norm(state, type, ours, false); });
   add("RMS norm, backward", [](auto& state, auto type, bool ours) { rms_norm(state, type, ours, true); });
   add("rotary embeddings", rope);
