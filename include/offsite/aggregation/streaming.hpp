@@ -41,15 +41,17 @@ class WeightedSum {
   }
   void add(const ClientUpdate& update) { add(std::span(&update, 1)); }
 
-  /// The mean with some more updates, to the bit that of `weighted_mean` of all in this order. These pass through no sum in
-  /// memory: of a few updates in all there need be none. \throws ArgumentError as `add` does; the sum stays as it is.
+  /// The mean with some more updates, to the bit that of `weighted_mean` of all in this order. These pass through
+  /// no sum in memory: of a few updates in all there need be none.
+  /// \throws ArgumentError as `add` does; the sum stays as it is.
   template <class Update = UpdateView>
   [[nodiscard]] Eigen::VectorXf mean(std::span<const Update> last = {},
                                      std::span<const float> scales = {}) const {
     return mean_onto(nullptr, weight_ > 0 || last.empty() ? sum_.size() : last.front().delta.size(), last,
                      scales);
   }
-  /// global + the mean, in one pass. \throws ArgumentError as `mean` does, and unless the updates have as many numbers.
+  /// global + the mean, in one pass.
+  /// \throws ArgumentError as `mean` does, and unless the updates have as many numbers.
   template <class Update = UpdateView>
   [[nodiscard]] Eigen::VectorXf mean_onto(const Eigen::VectorXf& global, std::span<const Update> last = {},
                                           std::span<const float> scales = {}) const {

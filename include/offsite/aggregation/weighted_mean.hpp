@@ -23,8 +23,8 @@ struct Addend {
 
 constexpr Eigen::Index kSums = 4096;  ///< sums at a time: they stay in the first cache
 
-/// after = before + `Count` vectors, one by one in their order: the sums go through the registers once for all of them. No
-/// `before` stands for zeros; `far` says that it is not in the cache yet.
+/// after = before + `Count` vectors, one by one in their order: the sums go through the registers once for all
+/// of them. No `before` stands for zeros; `far` says that it may not be in the cache yet.
 template <int Count>
 [[gnu::always_inline]] inline void add_vectors(const Addend* addends, Eigen::Index begin, Eigen::Index count,
                                                const double* before, bool far, double* after) {
@@ -54,8 +54,8 @@ template <int Count>
   }
 }
 
-/// after = before + the addends, all by the same arithmetic however many there are at a time; both may be the same, and no
-/// `before` stands for zeros.
+/// after = before + the addends, all by the same arithmetic however many there are at a time; both may be the
+/// same, and no `before` stands for zeros.
 struct AddWeighted {
   template <simd::Isa>
   [[gnu::always_inline]] static void run(std::span<const Addend> addends, Eigen::Index begin,
@@ -109,7 +109,8 @@ struct FiniteSums {
   }
 };
 
-/// after = before + the addends, of which there are some; no `before` stands for zeros. \returns whether all sums are finite
+/// after = before + the addends, of which there are some; no `before` stands for zeros.
+/// \returns whether all sums are finite
 [[nodiscard]] inline bool add_to(const double* before, std::span<const Addend> addends, Eigen::Index begin,
                                  Eigen::Index count, double* after) {
   bool finite = true;
@@ -118,8 +119,9 @@ struct FiniteSums {
   return finite;
 }
 
-/// base + (before + sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache; without `base`
-/// or `before` they count as zeros; there is `before` or an addend. \returns whether all sums are finite, as they are not if one of the addends is not
+/// base + (before + sum of the addends) / total, in one pass by pieces whose sums in double stay in the cache. No
+/// `base` and no `before` stand for zeros; there is `before` or an addend.
+/// \returns whether all sums are finite, as they are not if one of the addends is not
 [[nodiscard]] inline bool mean_of(const double* before, std::span<const Addend> addends, double total,
                                   const float* base, Eigen::VectorXf& next) {
   struct Sums {
