@@ -169,8 +169,11 @@ offsite::Offer<Model> random_offer(const Config& config, const offsite::SplitOpt
     if (name.ends_with(".bias")) return t.zero_();
     return shape.size() == 1 ? t.fill_(1) : t.normal_(0, 0.02, generator);
   });
-  // On the disk, as an offer is that was received: only such pages can be let go of once they were read.
-  msync(memory.get(), static_cast<std::size_t>(used) * sizeof(float), MS_SYNC);
+  // On the disk and not read yet, as an offer is that was received: only such pages can be let go of again.
+  const auto bytes = static_cast<std::size_t>(used) * sizeof(float);
+  offsite::require(
+      msync(memory.get(), bytes, MS_SYNC) == 0 && madvise(memory.get(), bytes, MADV_DONTNEED) == 0,
+      "cannot write {}", path.string());
   return offer;
 }
 
