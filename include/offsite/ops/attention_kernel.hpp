@@ -1,6 +1,4 @@
 #pragma once
-#include <ATen/core/Tensor.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
@@ -8,74 +6,15 @@
 #include <type_traits>
 
 #include "offsite/ops/attention_products.hpp"
+#include "offsite/ops/attention_task.hpp"
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/simd.hpp"
 
 namespace offsite::ops::detail {
 
-struct AttentionTensors {
-  at::Tensor q, k, v, dout = {}, out = {}, dq = {}, dk = {}, dv = {}, lse = {};
-};
-
-constexpr std::int64_t kQueryBlock = 32;  // query rows at a time: bounds the score matrix to 32 x keys
-
-/// Heads of one sequence that see the same keys and values. `position[i]` is query i's; it sees keys
-/// 0 .. position[i], the prefix's first, or the last `window` of them.
-template <class T>
-struct AttentionTask {
-  const T *q, *k, *v, *prefix_k, *prefix_v, *dout;
-  T *out, *dq, *dk, *dv;
-  std::int64_t ldq, ldk, ldv, ldo, lddq, lddk, lddv, ldl;  // elements from row to row
-  std::int64_t q_head, o_head, dq_head;                    // elements from head to head
-  std::int64_t heads, queries, keys, prefix_keys, depth;
-  std::int64_t window;  // 0 = every key up to the query's own
-  const std::int64_t* position;
-  const DropoutRow* masks;  // `queries` a head, or null
-  const float* slopes;      // one a head, or null
-  float* lse;
-  float scale;
-  std::int64_t first_head, sample;  // of the masks
-  float* scratch = nullptr;
-
-  /// The first key that query i sees.
-  [[nodiscard]] std::int64_t first_key(std::int64_t i) const {
-    return window > 0 ? std::max<std::int64_t>(0, position[i] - window + 1) : 0;
-  }
-  [[nodiscard]] std::int64_t scratch_size(bool backward) const {
-    const auto length = simd::round_up(keys + prefix_keys, simd::kLanes),
-               d = simd::round_up(depth, 2 * simd::kLanes);
-    return (backward ? 5 : 2) * kQueryBlock * length + (backward ? 6 : 4) * length * d + 4 * kQueryBlock * d;
-  }
-};
-
 template <bool kBackward, class T>
 struct AttentionKernel {
   static constexpr bool kUsesBFloat16 = std::is_same_v<T, simd::BFloat16>;
-
-  static constexpr std::int64_t kStrip = 4;  ///< queries that are worked on together
-
-  /// Asks for rows of the task that this thread runs next. The rows of a head lie pages apart, where the
-  /// processor does not fetch ahead by itself: waiting for them took a quarter of attention's time.
-  [[gnu::always_inline]] static void prefetch(const AttentionTask<T>& next, std::int64_t head,
-                                              std::int64_t first) {
-    constexpr auto kCacheLine = static_cast<std::int64_t>(64 / sizeof(T));
-    const auto ask = [&](const T* row) __attribute__((always_inline)) {
-      for (std::int64_t d = 0; d < next.depth; d += kCacheLine) __builtin_prefetch(row + d, 0, 2);
-    };
-    for (auto i = first; i < std::min(first + kStrip, next.queries); ++i) {
-      ask(next.q + head * next.q_head + i * next.ldq);
-      ask((kBackward ? next.dout : next.out) + head * next.o_head + i * next.ldo);
-      if constexpr (kBackward) ask(next.dq + head * next.dq_head + i * next.lddq);
-    }
-    for (auto i = first; i < std::min(first + kStrip, head == 0 ? next.keys : 0); ++i) {
-      ask(next.k + i * next.ldk);
-      ask(next.v + i * next.ldv);
-      if constexpr (kBackward) {
-        ask(next.dk + i * next.lddk);
-        ask(next.dv + i * next.lddv);
-      }
-    }
-  }
 
   /// The keys from, ..., to - 1 that one query of a strip sees.
   struct Range {
@@ -214,21 +153,24 @@ struct AttentionKernel {
     }
     // Keys before every query's window stay unread: a long cache costs no more than its window.
     const auto unseen = t.queries > 0 ? t.first_key(0) / simd::kLanes * simd::kLanes : 0;
-    const auto skip = std::min(unseen, t.prefix_keys), own = unseen - skip;
-    const auto begin = unseen * width;
-    P::read(t.prefix_k + skip * t.ldk, t.ldk, t.prefix_keys - skip, t.depth, b.k + skip * width,
-            t.prefix_keys - skip);
-    P::read(t.prefix_v + skip * t.ldv, t.ldv, t.prefix_keys - skip, t.depth, b.v + skip * width,
-            t.prefix_keys - skip);
-    P::read(t.k + own * t.ldk, t.ldk, t.keys - own, t.depth, b.k + (t.prefix_keys + own) * width,
-            length - t.prefix_keys - own);
-    P::read(t.v + own * t.ldv, t.ldv, t.keys - own, t.depth, b.v + (t.prefix_keys + own) * width,
-            length - t.prefix_keys - own);
-    PaddedRows::transpose(b.k + begin, b.kt + unseen, length - unseen, width, length);
-    P::pair_rows(b.v + begin, length - unseen, width, b.v_pairs + begin);
-    if constexpr (kBackward) {
-      PaddedRows::transpose(b.v + begin, b.vt + unseen, length - unseen, width, length);
-      P::pair_rows(b.k + begin, length - unseen, width, b.k_pairs + begin);
+    for (auto key = unseen; key < length; key += simd::kLanes) {
+      const auto shared = std::clamp<std::int64_t>(t.prefix_keys - key, 0, simd::kLanes);
+      const auto own = std::max<std::int64_t>(key - t.prefix_keys, 0);
+      const auto read = [&](const T* prefix, const T* from, std::int64_t ld, Cell* to)
+          __attribute__((always_inline)) {
+        if (shared > 0) P::read(prefix + key * ld, ld, shared, t.depth, to, shared);
+        P::read(from + own * ld, ld, std::min(simd::kLanes - shared, t.keys - own), t.depth,
+                to + shared * width, simd::kLanes - shared);
+      };
+      const auto place = (P::kPack == 1 ? key : 0) * width;  // pairs leave these rows behind
+      read(t.prefix_k, t.k, t.ldk, b.k + place);
+      read(t.prefix_v, t.v, t.ldv, b.v + place);
+      PaddedRows::transpose<isa>(b.k + place, b.kt + key, width, length);
+      P::pair_rows(b.v + place, simd::kLanes, width, b.v_pairs + key * width);
+      if constexpr (kBackward) {
+        PaddedRows::transpose<isa>(b.v + place, b.vt + key, width, length);
+        P::pair_rows(b.k + place, simd::kLanes, width, b.k_pairs + key * width);
+      }
     }
 
     for (std::int64_t head = 0; head < t.heads; ++head)
@@ -260,7 +202,7 @@ struct AttentionKernel {
     if constexpr (kBackward)
       P::read(t.dout + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, b.dout, m);
     for (std::int64_t i = 0; i < m; i += 4) {
-      prefetch(next, head, first + i);
+      next.template prefetch<kBackward>(head, first + i, first + i + 4);
       const auto keys = simd::round_up(seen(i), 4), n = simd::round_up(keys, simd::kLanes);
       // Scores that become cells of their own need no place of their own, and stay near the processor.
       const auto place = P::kPack == 1 ? i * length : 0;
