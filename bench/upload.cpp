@@ -260,7 +260,7 @@ std::string run_owner(const Setting& setting) {
   OwnerOptions options;
   options.rounds = setting.rounds;
   options.silence_ms = options.grace_ms = 60'000;
-  options.timing.chunk_bytes = kMostChunk;
+  options.timing.chunk_bytes = kNetworkChunk;
   RunDescription run;
   run.run = "upload";
   const std::string start = "adapters";
@@ -322,7 +322,7 @@ std::string run_client(const Setting& setting) {
   ClientOptions options;
   options.samples = 1;
   options.nonce = 1;
-  options.timing.chunk_bytes = kMostChunk;
+  options.timing.chunk_bytes = kNetworkChunk;
   GrpcClientTransport transport(
       {.address = "127.0.0.1:" + std::to_string(setting.board->port), .credentials = setting.files("lab")});
   ClientHost host{{transport}, setting, disk};

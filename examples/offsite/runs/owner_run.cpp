@@ -57,7 +57,7 @@ OwnerOptions owner_options(const RoundArguments& rounds, const AnyAggregation& a
   options.patience_ms = milliseconds(rounds.patience, "--patience");
   options.grace_ms = milliseconds(rounds.grace, "--grace");
   options.start_clients = std::max(options.start_clients, options.min_clients);
-  options.timing.chunk_bytes = kMostChunk;
+  options.timing.chunk_bytes = kNetworkChunk;
   options.check();
   require(options.min_clients >= aggregation.least_updates(),
           "--aggregate {} needs {} updates a round, but --min-clients is {}", rounds.aggregate,

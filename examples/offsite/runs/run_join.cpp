@@ -137,7 +137,7 @@ void join_over(AnyTransport& transport, const JoinCommand& command, Session& ses
   options.version = kVersion;
   options.nonce = (std::uint64_t{std::random_device{}()} << 32) | std::random_device{}();
   options.patience_ms = std::llround(command.patience * 1000);
-  options.timing.chunk_bytes = kMostChunk;
+  options.timing.chunk_bytes = kNetworkChunk;
 
   AnswerQueue answers;
   WorkQueue work;

@@ -173,6 +173,10 @@ using Action = std::variant<Send, SendChunk, Write, OpenPart, WritePart, FinishP
                             CheckUpdate, Aggregate, Score, Install, Train, CancelTraining, Notice, Finish>;
 using Actions = std::vector<Action>;
 
+/// What suits a connection: a chunk is taken while the next one comes, within what a transport holds of one peer. Two of
+/// `kMostChunk` would come in turns.
+inline constexpr std::uint64_t kNetworkChunk = 2 << 20;
+
 /// Waits that owner and client have in common, in milliseconds of the machine's time.
 struct Timing {
   std::int64_t retry_ms = 5'000;          ///< what was asked and not answered is asked again, > 0
