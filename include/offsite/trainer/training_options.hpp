@@ -42,7 +42,7 @@ struct TrainingOptions {
   std::int64_t round = 1;           ///< this run is that one of `rounds` equal ones under one schedule, > 0
   std::int64_t rounds = 1;          ///< >= round
   std::int64_t recompute = 0;       ///< every so many-th block is computed again, not kept; 0 = none, 1 = all
-  std::int64_t rows_per_pass = 2560;  ///< a larger micro-batch adds up gradients of several passes; 0 = one
+  std::int64_t rows_per_pass = 2048;  ///< a larger micro-batch adds up gradients of several passes; 0 = one
   std::int64_t prefix_cache = 0;  ///< bytes to keep rows below the first trained block in; see `PrefixCache`
 };
 
