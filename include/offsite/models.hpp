@@ -33,6 +33,7 @@
 #include "offsite/ops/embedding.hpp"
 #include "offsite/ops/gated_mlp.hpp"
 #include "offsite/ops/head_norms.hpp"
+#include "offsite/ops/interleave.hpp"
 #include "offsite/ops/language_head.hpp"
 #include "offsite/ops/linear.hpp"
 #include "offsite/ops/low_rank.hpp"

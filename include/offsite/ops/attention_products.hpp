@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "offsite/ops/interleave.hpp"
 #include "offsite/ops/padded_rows.hpp"
 #include "offsite/ops/simd.hpp"
 
@@ -159,21 +160,13 @@ struct PairProducts {
     }
   }
 
-  using Half = simd::Lanes<std::uint16_t>::Raw;
-
-  [[gnu::always_inline]] static void store_pairs(Cell* to, const Half& even, const Half& odd) {
-    const simd::Words pairs = simd::Words(__builtin_convertvector(even, simd::Words::Raw)) |
-                              simd::Words(__builtin_convertvector(odd, simd::Words::Raw)) << 16;
-    std::memcpy(to, &pairs.raw, sizeof pairs.raw);
-  }
-
   /// Rows 2i and 2i + 1 of `width` cells of neighbours in a row -> row i of 2 `width` cells of neighbours in a
   /// column.
   [[gnu::always_inline]] static void pair_rows(const Cell* from, std::int64_t rows, std::int64_t width,
                                                Cell* to) {
     for (std::int64_t i = 0; i < rows; i += 2)
       for (std::int64_t j = 0; j < width; j += simd::kLanes / 2) {
-        Half even, odd;
+        SixteenHalves even, odd;
         std::memcpy(&even, from + i * width + j, sizeof even);
         std::memcpy(&odd, from + (i + 1) * width + j, sizeof odd);
         store_pairs(to + i * width + 2 * j, even, odd);
@@ -181,8 +174,8 @@ struct PairProducts {
   }
 
   [[gnu::always_inline, gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void
-  narrow(const float* from, float factor, Half& to) {
-    to = reinterpret_cast<Half>(
+  narrow(const float* from, float factor, SixteenHalves& to) {
+    to = reinterpret_cast<SixteenHalves>(
         _mm512_cvtneps_pbh(_mm512_mul_ps(_mm512_loadu_ps(from), _mm512_set1_ps(factor))));
   }
 
@@ -194,12 +187,12 @@ struct PairProducts {
     for (std::int64_t i = 0; i < rows; ++i) {
       const float factor = factors ? factors[i] : 1.0f;
       for (std::int64_t d = 0; d < whole; d += simd::kLanes) {
-        Half half;
+        SixteenHalves half;
         narrow(from + i * padded + d, factor, half);
         std::memcpy(to + i * ld + d, &half, sizeof half);
       }
       if (whole < depth) {
-        Half half;
+        SixteenHalves half;
         narrow(from + i * padded + whole, factor, half);
         std::memcpy(to + i * ld + whole, &half,
                     static_cast<std::size_t>(depth - whole) * sizeof(simd::BFloat16));
@@ -211,7 +204,7 @@ struct PairProducts {
   [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void pack(
       const float* from, std::int64_t n, Cell* to) {
     for (std::int64_t j = 0; j < n; j += simd::kLanes) {
-      Half half;
+      SixteenHalves half;
       narrow(from + j, 1, half);
       std::memcpy(to + j / kPack, &half, sizeof half);
     }
@@ -221,7 +214,7 @@ struct PairProducts {
   [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void pack_rows(
       const float* from, std::int64_t ld, std::int64_t n, Cell* to) {
     for (std::int64_t j = 0; j < n; j += simd::kLanes) {
-      Half even, odd;
+      SixteenHalves even, odd;
       narrow(from + j, 1, even);
       narrow(from + ld + j, 1, odd);
       store_pairs(to + j, even, odd);

@@ -3,6 +3,7 @@
 #include <cstring>
 
 #include "offsite/ops/simd.hpp"
+#include "offsite/ops/interleave.hpp"
 
 namespace offsite::ops::detail {
 
@@ -36,30 +37,11 @@ struct PaddedRows {
   }
 
  private:
-  /// In four rounds that interleave rows i and i + 8: each moves the highest bit of a cell's row to the end of its
-  /// column, and that of its column to the end of its row.
   template <class Cell>
   [[gnu::always_inline]] static void transpose_vectors(const Cell* from, Cell* to, std::int64_t columns,
                                                        std::int64_t ld) {
-    using Sixteen [[gnu::vector_size(sizeof(Cell) * simd::kLanes)]] = Cell;
-    for (std::int64_t d = 0; d < columns; d += simd::kLanes) {
-      Sixteen rows[4 + 1][simd::kLanes];
-#pragma GCC unroll 16
-      for (int i = 0; i < simd::kLanes; ++i)
-        std::memcpy(&rows[0][i], from + i * columns + d, sizeof(Sixteen));
-#pragma GCC unroll 4
-      for (int round = 0; round < 4; ++round)
-#pragma GCC unroll 8
-        for (int i = 0; i < simd::kLanes / 2; ++i) {
-          const Sixteen a = rows[round][i], b = rows[round][i + simd::kLanes / 2];
-          rows[round + 1][2 * i] =
-              __builtin_shufflevector(a, b, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
-          rows[round + 1][2 * i + 1] =
-              __builtin_shufflevector(a, b, 8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
-        }
-#pragma GCC unroll 16
-      for (int i = 0; i < simd::kLanes; ++i) std::memcpy(to + (d + i) * ld, &rows[4][i], sizeof(Sixteen));
-    }
+    for (std::int64_t d = 0; d < columns; d += simd::kLanes)
+      transpose_block(from + d, columns, to + d * ld, ld);
   }
   template <class Cell>
   [[gnu::always_inline]] static void transpose_fours(const Cell* from, Cell* to, std::int64_t columns,

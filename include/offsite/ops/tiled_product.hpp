@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <cstring>
 
+#include "offsite/ops/interleave.hpp"
 #include "offsite/ops/simd.hpp"
 
 // Products of bfloat16 matrices out of tiles that are finished while they are in the first cache. oneDNN's own product
@@ -26,15 +27,12 @@ struct PairRowsKernel {  // to[2j], to[2j + 1] = first[j], second[j]
   template <simd::Isa>
   [[gnu::always_inline]] static void run(const simd::BFloat16* first, const simd::BFloat16* second,
                                          std::uint32_t* to, std::int64_t n) {
-    using Half = simd::Lanes<std::uint16_t>::Raw;
     std::int64_t j = 0;
     for (; j + simd::kLanes <= n; j += simd::kLanes) {
-      Half a, b;
-      std::memcpy(&a, first + j, sizeof a);
-      std::memcpy(&b, second + j, sizeof b);
-      const simd::Words pairs = simd::Words(__builtin_convertvector(a, simd::Words::Raw)) |
-                                simd::Words(__builtin_convertvector(b, simd::Words::Raw)) << 16;
-      std::memcpy(to + j, &pairs.raw, sizeof pairs.raw);
+      SixteenHalves even, odd;
+      std::memcpy(&even, first + j, sizeof even);
+      std::memcpy(&odd, second + j, sizeof odd);
+      store_pairs(to + j, even, odd);
     }
     for (; j < n; ++j) to[j] = std::uint32_t{first[j].x} | std::uint32_t{second[j].x} << 16;
   }
@@ -49,50 +47,12 @@ struct TransposeKernel {
     for (; i + simd::kLanes <= rows; i += simd::kLanes) {
       std::int64_t j = 0;
       for (; j + simd::kLanes <= columns; j += simd::kLanes)
-        block(from + i * from_ld + j, from_ld, to + j * to_ld + i, to_ld);
+        transpose_block(from + i * from_ld + j, from_ld, to + j * to_ld + i, to_ld);
       for (; j < columns; ++j)
         for (std::int64_t r = i; r < i + simd::kLanes; ++r) to[j * to_ld + r] = from[r * from_ld + j];
     }
     for (; i < rows; ++i)
       for (std::int64_t j = 0; j < columns; ++j) to[j * to_ld + i] = from[i * from_ld + j];
-  }
-
- private:
-  using Raw = simd::Words::Raw;
-  template <int distance>
-  [[gnu::always_inline]] static void exchange(Raw (&r)[16]) {
-    // Rows i and i + distance exchange their blocks beside the diagonal.
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) {
-      if ((i & distance) != 0) continue;
-      const Raw a = r[i], b = r[i + distance];
-      if constexpr (distance == 8) {
-        r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
-        r[i + 8] =
-            __builtin_shufflevector(a, b, 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
-      } else if constexpr (distance == 4) {
-        r[i] = __builtin_shufflevector(a, b, 0, 1, 2, 3, 16, 17, 18, 19, 8, 9, 10, 11, 24, 25, 26, 27);
-        r[i + 4] = __builtin_shufflevector(a, b, 4, 5, 6, 7, 20, 21, 22, 23, 12, 13, 14, 15, 28, 29, 30, 31);
-      } else if constexpr (distance == 2) {
-        r[i] = __builtin_shufflevector(a, b, 0, 1, 16, 17, 4, 5, 20, 21, 8, 9, 24, 25, 12, 13, 28, 29);
-        r[i + 2] = __builtin_shufflevector(a, b, 2, 3, 18, 19, 6, 7, 22, 23, 10, 11, 26, 27, 14, 15, 30, 31);
-      } else {
-        r[i] = __builtin_shufflevector(a, b, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30);
-        r[i + 1] = __builtin_shufflevector(a, b, 1, 17, 3, 19, 5, 21, 7, 23, 9, 25, 11, 27, 13, 29, 15, 31);
-      }
-    }
-  }
-  [[gnu::always_inline]] static void block(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
-                                           std::int64_t to_ld) {
-    Raw r[16];
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) std::memcpy(&r[i], from + i * from_ld, sizeof r[i]);
-    exchange<8>(r);
-    exchange<4>(r);
-    exchange<2>(r);
-    exchange<1>(r);
-#pragma GCC unroll 16
-    for (int i = 0; i < 16; ++i) std::memcpy(to + i * to_ld, &r[i], sizeof r[i]);
   }
 };
 
