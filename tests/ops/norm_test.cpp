@@ -70,8 +70,8 @@ TEST_CASE(
           CHECK(near(got.y, known.y, exact.y));
           if (width > 1)
             CHECK(near(got.dx, known.dx, exact.dx));
-          else
-            CHECK(support::magnitude(got.dx) == 0);
+          else  // nothing but roundings of g, times rstd, which is 32 here
+            CHECK(support::magnitude(got.dx) <= 1e-5);
           if (of_parameters == at::ScalarType::Undefined) continue;
           CHECK(relative_error(got.dw, exact.dw.add(0.5)) < 2e-6);
           CHECK(relative_error(got.db, exact.db.add(0.5)) < 2e-6);

@@ -398,7 +398,7 @@ TEST_CASE("gRPC transport: peers that keep to no rule are cut off, and named") {
     CHECK(contains(notices[0], "the connection to lab-a was cut: it did not finish"));
   }
   SUBCASE("a piece that is too large") {
-    CHECK(status_of({RawClient::beginning(4 << 20, 1 << 20)}).error_code() ==
+    CHECK(status_of({RawClient::beginning(4 << 20, detail::kFramePiece + 1)}).error_code() ==
           grpc::StatusCode::RESOURCE_EXHAUSTED);
   }
   SUBCASE("another protocol") {

@@ -31,7 +31,7 @@ using Milliseconds = std::chrono::milliseconds;
 using Instant = std::chrono::steady_clock::time_point;
 
 /// Most bytes of a frame in one gRPC message.
-inline constexpr std::size_t kFramePiece = 1 << 20;
+inline constexpr std::size_t kFramePiece = 512 << 10;
 /// Of a frame's first one, which a receiver takes from everybody before it knows whether there is room for the frame.
 inline constexpr std::size_t kFirstPiece = 16 << 10;
 inline constexpr std::size_t kLengthBytes = 8;
