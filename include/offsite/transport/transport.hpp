@@ -37,15 +37,11 @@ namespace detail {
 // clang-format off: compilers print a requirement's own line, so its remedy stays on it
 template <class T>
 concept SendsFrames = requires(T& transport, std::string_view peer, std::span<const std::byte> frame) {
-  {
-    transport.send(peer, frame)
-    } -> std::same_as<void>;  // void send(std::string_view peer, std::span<const std::byte> frame)
+  { transport.send(peer, frame) } -> std::same_as<void>;  // void send(std::string_view peer, std::span<const std::byte> frame)
 };
 template <class T>
 concept ReceivesFrames = requires(T& transport, std::int64_t timeout_ms) {
-  {
-    transport.receive(timeout_ms)
-    } -> std::same_as<std::optional<Arrival>>;  // std::optional<Arrival> receive(std::int64_t timeout_ms)
+  { transport.receive(timeout_ms) } -> std::same_as<std::optional<Arrival>>;  // std::optional<Arrival> receive(std::int64_t timeout_ms)
 };
 // clang-format on
 
