@@ -92,11 +92,11 @@ def between(results):
                   ("tiles of offsite's own around oneDNN's micro-kernel" if kind == "bfloat16" else "the matrix library's own blocks")),
                  *((part, ms, *least.get(part, (None, WITHOUT_FLOOR.get(part, "")))) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
         whole = record["threads"] * record["wall_ms"]
-        lowest = limit + sum(floor for floor, _ in least.values())
+        lowest = min(limit, products) + sum(floor for floor, _ in least.values())
         items.append(("**the step**: all processors, by the clock", whole, lowest, ""))
-        lines += [f"In {kind} a step takes {whole / limit:.3f} times its limit of {limit:.0f} ms, so {100 * limit / whole:.1f} % of its time is the "
-                  f"limit's. With every item at its floor it would take {lowest / limit:.3f} times: **no goal above {100 * limit / lowest:.0f} % of the "
-                  "limit can be reached with this library on this processor**, even by kernels that waste nothing.", "",
+        lines += [f"In {kind} a step takes {whole / limit:.3f} times its limit of {limit:.0f} ms, which is {100 * limit / whole:.1f} % of it. With its "
+                  "products at the limit's speed, or as they are where they are faster, and every other item at its floor it would take "
+                  f"{lowest / limit:.3f} times its limit: **kernels that waste nothing would end at {100 * limit / lowest:.0f} % of the limit's rate**.", "",
                   *table(["item", "ms a step", "of the step", "floor, ms", "what the floor is, or what the item is"],
                          [(name, f"{ms:.1f}", f"{100 * ms / whole:.1f} %", "" if floor is None else f"{floor:.1f}", what)
                           for name, ms, floor, what in items])]
@@ -104,6 +104,6 @@ def between(results):
         return []
     return ["## What stands between", "", "What separates the step from the limit, and how much of it has to stay. An item's floor is what its numbers "
             "cost at the best speed that this machine showed in the same run (`bench/step_profile/floors.cpp`: both processors busy, the best of "
-            "several tries): arithmetic in registers and the first cache, bytes updated in place in the caches or in memory. What touches fewer bytes or "
-            "needs fewer operations does not exist for the same numbers, so the floor cannot be removed; what lies above it is overhead. Where "
-            "no floor is given, none is claimed.", "", *lines]
+            "several tries): arithmetic in registers and the first cache, bytes updated in place in the caches or in memory. What lies "
+            "above the floor is overhead; the floor itself stays, unless two items become one that reads its numbers once. Where no floor is given, "
+            "none is claimed.", "", *lines]
