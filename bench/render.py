@@ -21,6 +21,7 @@ GOALS = [  # what offsite is compared with, ours, theirs, goal
     ("FATE-LLM's way", ("offsite", "tuned"), ("fate", "default"), 30),
     ("the Trainer tuned by its flags", ("offsite", "tuned"), ("trainer-bf16", "tuned"), 3.5),
     ("the strongest PyTorch variant", ("offsite", "tuned"), ("strongest", "tuned"), 2),
+    ("the strongest PyTorch variant with the default allocator", ("offsite", "tuned"), ("strongest", "default"), 2),
     ("the Trainer in float32, ours in float32", ("offsite-float32", "tuned"), ("trainer-float32", "default"), 3.5),
     ("the same through torch.compile", ("offsite", "tuned"), ("compiled", "tuned"), 2),
     ("MIT's way", ("offsite", "tuned"), ("mit", "default"), None),
@@ -95,11 +96,18 @@ class Results:
         return [rate(a[r][0]) / rate(b[r][0] if r in b else next(iter(b.values()))[0]) for r in a
                 if r in b or len(b) == 1]
 
-    def limits(self, group, name, allocator, kind, flop=limit_flop):
-        """Tokens a second that the products alone would allow, one a round in which they were measured."""
-        peaks = self.rounds("products", "products", "")
+    def limits(self, group, name, allocator, kind, flop=limit_flop, of="library"):
+        """Tokens a second that the products alone would allow, one a round in which they were measured: at the speed of the
+        matrix library's, or (`of` "peak") of the processor's instructions."""
+        speeds = self.speeds(of, kind)
         runs = self.rounds(group, name, allocator)
-        return [1e9 * peaks[r][0][kind] / flop(run[0]) for r, run in runs.items() if r in peaks]
+        return [1e9 * speeds[r] / flop(run[0]) for r, run in runs.items() if r in speeds]
+
+    def speeds(self, of, kind):
+        """{round: Gflop/s} of the matrix library's products or of the processor's instructions alone."""
+        found = {r: next((x for x in run if (x.get("bench") == "peak") == (of == "peak")), {})
+                 for r, run in self.rounds("products", "products", "").items()}
+        return {r: record[kind] for r, record in found.items() if kind in record}
 
     def missing(self):
         """{(group, name, allocator, why): its rounds} of what was planned and has no result."""
@@ -136,7 +144,8 @@ class Goal(NamedTuple):
     ratios: list
     goal: float | None
     peer: float          # what it is compared with, in units a second
-    limit: float | None  # what the products alone would allow
+    limit: float | None  # what the matrix library's products alone would allow
+    peak: float | None   # what the processor's instructions would allow
     unit: str = "tokens"
 
     def asked(self):
@@ -146,12 +155,16 @@ class Goal(NamedTuple):
     def share(self):
         return self.asked() / self.limit if self.goal and self.limit else None
 
+    def share_of_peak(self):
+        return self.asked() / self.peak if self.goal and self.peak else None
+
     def beyond(self):
-        return (self.share() or 0) > 1
+        """What the goal asks more than."""
+        return "the processor's peak" if (self.share_of_peak() or 0) > 1 else "the limit" if (self.share() or 0) > 1 else ""
 
     def verdict(self):
         state = verdict(self.ratios, self.goal)
-        return "not met, beyond the limit" if state == "not met" and self.beyond() else state
+        return f"not met, beyond {self.beyond()}" if state == "not met" and self.beyond() else state
 
 
 def middle(values):
@@ -160,27 +173,31 @@ def middle(values):
 
 def goal_rows(results):
     """All that has a goal, or was measured."""
-    rows, limits = [], {kind: middle(results.limits("step", name, "tuned", kind)) for name, kind in KINDS.items()}
+    rows = []
+    limits, peaks = ({kind: middle(results.limits("step", name, "tuned", kind, of=of)) for name, kind in KINDS.items()}
+                     for of in ("library", "peak"))
     for text, ours, theirs, goal in GOALS:
         if values := results.ratios(ours, theirs):
             peer = middle([rate_of(run[0]) for run in results.rounds("step", *theirs).values()])
-            rows.append(Goal(text, values, goal, peer, limits[KINDS[ours[0]]]))
-    peaks = results.rounds("products", "products", "")
-    for name, kind in KINDS.items():
-        runs = results.rounds("step", name)
-        shares = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / peaks[r][0][kind] for r, run in runs.items() if r in peaks]
-        if shares:
-            rows.append(Goal(f"the limit of the products, {kind}", shares, LIMIT_GOAL if name == "offsite" else None,
-                             limits[kind], limits[kind]))
+            rows.append(Goal(text, values, goal, peer, limits[KINDS[ours[0]]], peaks[KINDS[ours[0]]]))
+    for text, of, found in (("the limit of the products", "library", limits), ("the processor's peak", "peak", peaks)):
+        for name, kind in KINDS.items():
+            speeds = results.speeds(of, kind)
+            shares = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / speeds[r]
+                      for r, run in results.rounds("step", name).items() if r in speeds]
+            if shares:
+                goal = LIMIT_GOAL if name == "offsite" and of == "library" else None
+                rows.append(Goal(f"{text}, {kind}", shares, goal, found[kind], limits[kind], peaks[kind]))
     for kind, goal in EVALUATION_GOALS.items():
         values = results.ratios((f"offsite {kind}", ""), (f"lm-eval {kind}", ""), "evaluation",
                                 lambda r: r["real_tokens"] / r["wall_s"])
         if values:
             ours, theirs = (results.rounds("evaluation", f"{side} {kind}", "").values() for side in ("offsite", "lm-eval"))
             tokens = tokens_a_question(ours)
-            limit = middle(results.limits("evaluation", f"offsite {kind}", "", kind, question_flop))
+            limit, peak = (middle(results.limits("evaluation", f"offsite {kind}", "", kind, question_flop, of))
+                           for of in ("library", "peak"))
             rows.append(Goal(f"lm-evaluation-harness, {kind}", values, goal, middle([question_rate(r[0], tokens) for r in theirs]),
-                             limit and limit / tokens, "questions"))
+                             limit and limit / tokens, peak and peak / tokens, "questions"))
     return rows
 
 
@@ -194,29 +211,38 @@ def figure_of(row, value):
 
 def ratio_table(rows):
     return table(["offsite against", "minimum / median / maximum", "goal", "", "the peer, tokens/s", "the goal asks for",
-                  "of the limit", "the limit is"],
+                  "of the limit", "of the processor's peak", "the limit is"],
                  [(row.text, spread(row.ratios), row.goal or "", row.verdict(), figure_of(row, row.peer), figure_of(row, row.asked()),
-                   f"{100 * row.share():.0f} %" if row.share() else "",
-                   f"{row.limit / row.peer:.2f} times the peer" if row.limit and row.limit != row.peer else "") for row in rows])
+                   *(f"{100 * share:.0f} %" if share else "" for share in (row.share(), row.share_of_peak())),
+                   f"{row.limit / row.peer:.2f} times the peer" if row.limit and row.peer not in (row.limit, row.peak) else "") for row in rows])
 
 
-def limit_words(rows):
-    """Which goals the products alone keep out of reach."""
-    found = [f"{row.limit:,.0f} tokens/s in {row.text.split()[-1]}" for row in rows if row.limit == row.peer]
-    if not found:
+def steadiness(results):
+    """How near the library's own products come to the best of them, in a sentence."""
+    shares = {kind: [run[0][f"{kind} mean"] / run[0][kind] for run in results.rounds("products", "products", "").values()
+                     if f"{kind} mean" in run[0]] for kind in dict.fromkeys(KINDS.values())}
+    found = [f"{100 * middle(values):.0f} % of that best one in {kind}" for kind, values in shares.items() if values]
+    return [f"All such products of two seconds, one after the other and nothing else, run at {' and '.join(found)}."] if found else []
+
+
+def limit_words(results, rows):
+    """What the products alone keep out of reach."""
+    rates = {text: [f"{row.peer:,.0f} tokens/s in {row.text.split()[-1]}" for row in rows if row.text.startswith(text)]
+             for text in ("the limit of the products", "the processor's peak")}
+    limits, peaks = rates.values()
+    if not limits:
         return []
-    beyond = [row for row in rows if row.beyond()]
-    lines = ["The limit of the products, " + " and ".join(found) + ", is the rate of a client that spends its time on nothing but the "
+    lines = [f"The limit of the products, {' and '.join(limits)}, is the rate of a client that spends its time on nothing but the "
              "matrix products that have to be computed, each at the best speed at which the matrix library computes one of the "
-             "feed-forward layer's size."]
-    if beyond:
-        lines.append("Beyond it, and so out of reach on this processor for any client that computes these products with this library, "
-                     "whatever else it does, lie: " + "; ".join(
-                         f"{row.goal:g} times {row.text} = {figure_of(row, row.asked())} a second = {100 * row.share():.0f} % of the limit "
-                         f"({figure_of(row, row.limit)})".replace(" a second", "/s" if row.unit == "questions" else " tokens/s")
-                         for row in beyond) + ".")
-    else:
-        lines.append("Every goal lies below it.")
+             "feed-forward layer's size.", *steadiness(results)]
+    if peaks:
+        lines.append(f"The processor's peak, {' and '.join(peaks)}, is the same at the speed of its instructions for sums of products, with "
+                     "all that they read in registers (`bench/peak`): no client that computes these products is faster on it.")
+    for what, share in (("the processor's peak", Goal.share_of_peak), ("the limit", Goal.share)):
+        beyond = [f"{row.goal:g} times {row.text} = {figure_of(row, row.asked())}{'/s' if row.unit == 'questions' else ' tokens/s'} = "
+                  f"{100 * share(row):.0f} % of it" for row in rows if row.beyond() == what]
+        if beyond:
+            lines.append(f"More than {what} ask: {'; '.join(beyond)}.")
     return [" ".join(lines), ""]
 
 
@@ -226,7 +252,10 @@ def words(results, rows):
     lines = []
     for start, state, end in (
             ("Goals that are met, by the median: ", "met", "."), ("Not met: ", "not met", ". \"What stands between\" says where the time goes."),
-            ("Not met, since they ask for more than the limit of the products: ", "not met, beyond the limit", ". \"Ratios\" gives the rates.")):
+            ("Not met, since they ask for more than the limit of the matrix library's products: ", "not met, beyond the limit",
+             ". \"Ratios\" gives the rates."),
+            ("Not met, since they ask for more than the processor can multiply and add: ", "not met, beyond the processor's peak",
+             ". \"Ratios\" gives the rates.")):
         if chosen := [row for row in rows if row.verdict() == state]:
             lines.append(start + "; ".join(map(said, chosen)) + end)
     memory = [(r[0]["peak_rss_mib"] * 1.048576, r[0]["peak_anonymous_mib"] * 1.048576)
@@ -384,7 +413,7 @@ def document(results, made_of):
     lines += words(results, rows)
     lines += ["## Ratios", "", "The client's training step, GPT-2-small's shape, bottom 2 + emulator 4 + top 2, SciQ's training samples with "
               "their supports, dropout 0: how many times as fast as the peer offsite is, in real tokens; what each goal asks for, and "
-              "where that lies relative to the limit of the products.", "", *ratio_table(rows), *limit_words(rows),
+              "where that lies relative to the limit of the products.", "", *ratio_table(rows), *limit_words(results, rows),
               "![Ratios and the curve over batch budgets](benchmarks.svg)", "",
               "## Runs", "", "Peak memory is of the whole process; anonymous memory is what no mapped file holds. Processor time is ms for "
               "1,000 tokens, of all threads.", "",
@@ -418,6 +447,6 @@ def document(results, made_of):
 def write(made_of, out):
     results = Results(made_of)
     (out / "benchmarks.md").write_text(document(results, made_of))
-    bars = [(row.text, row.ratios, row.goal) for row in goal_rows(results) if row.limit != row.peer]
+    bars = [(row.text, row.ratios, row.goal) for row in goal_rows(results) if row.peer not in (row.limit, row.peak)]
     (out / "benchmarks.svg").write_text(plot.figure(bars, [(b, r) for b, r, _ in curve_points(results)]))
     return [out / "benchmarks.md", out / "benchmarks.svg"]

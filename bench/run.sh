@@ -38,7 +38,7 @@ if [ -z "${PROGRAMS:-}" ]; then
   PATH=$PATH:$root/.venv/bin  # where examples/setup.sh puts Meson and Ninja
   [ -d "$build" ] || meson setup "$build" "$root" -Dbench=enabled -Dtests=disabled -Dexamples=disabled \
     --buildtype=release
-  ninja -C "$build" bench/step_profile bench/evaluation bench/files
+  ninja -C "$build" bench/step_profile bench/peak bench/evaluation bench/files
   ninja -C "$build" bench/kernels || echo "without Google Benchmark (libbenchmark-dev) the kernels are left out" >&2
   PROGRAMS=$build/bench
 fi

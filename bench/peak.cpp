@@ -1,0 +1,139 @@
+// How many operations a second the processor's own instructions for sums of products reach, when all that they read is in
+// registers: what no product of matrices, of any library, can be above. All threads at once, for `seconds` a type; prints the
+// best of many short tries and their mean.
+//   peak [threads=2] [seconds=2]
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+#include <algorithm>
+#include <thread>
+#include <vector>
+
+#include "common.hpp"
+#include "offsite/core/simd.hpp"
+
+namespace {
+
+using offsite::simd::Isa;
+
+constexpr int kSums = 16;                 // independent ones: more than the instructions in flight
+constexpr std::int64_t kSteps = 1 << 18;  // of each of them, a try
+
+/// What a try computed, so that it is not optimised away, and its operations.
+struct Try {
+  float sum;
+  double operations;
+};
+
+#if defined(__x86_64__)
+[[gnu::target("avx512f,avx512bw,avx512vl,avx512bf16")]] Try pairs_of_512() {
+  __m512 sums[kSums] = {};
+  for (auto& sum : sums) asm volatile("" : "+v"(sum));  // or the compiler makes one of all
+  __m512i ones = _mm512_set1_epi32(0x3f803f80);         // two of bfloat16
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    asm volatile("" : "+v"(ones));
+#pragma GCC unroll 16
+    for (auto& sum : sums)
+      sum = _mm512_dpbf16_ps(sum, reinterpret_cast<__m512bh>(ones), reinterpret_cast<__m512bh>(ones));
+  }
+  float total = 0;
+  for (const auto& sum : sums) total += sum[0];
+  return {total, 64.0 * kSums * kSteps};
+}
+
+[[gnu::target("avx512f")]] Try singles_of_512() {
+  __m512 sums[kSums] = {};
+  for (auto& sum : sums) asm volatile("" : "+v"(sum));  // or the compiler makes one of all
+  __m512 ones = _mm512_set1_ps(1);
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    asm volatile("" : "+v"(ones));
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = _mm512_fmadd_ps(ones, ones, sum);
+  }
+  float total = 0;
+  for (const auto& sum : sums) total += sum[0];
+  return {total, 32.0 * kSums * kSteps};
+}
+
+[[gnu::target("avx2,fma")]] Try singles_of_256() {
+  constexpr int kFew = 12;  // there are sixteen registers
+  __m256 sums[kFew] = {};
+  for (auto& sum : sums) asm volatile("" : "+x"(sum));  // or the compiler makes one of all
+  __m256 ones = _mm256_set1_ps(1);
+  for (std::int64_t i = 0; i < kSteps; ++i) {
+    asm volatile("" : "+x"(ones));
+#pragma GCC unroll 16
+    for (auto& sum : sums) sum = _mm256_fmadd_ps(ones, ones, sum);
+  }
+  float total = 0;
+  for (const auto& sum : sums) total += sum[0];
+  return {total, 16.0 * kFew * kSteps};
+}
+#endif
+
+using Loop = Try (*)();
+
+/// The fastest instruction of this processor for numbers of bfloat16 or float32, or null where none is known here.
+Loop loop_for([[maybe_unused]] bool bfloat16) {
+#if defined(__x86_64__)
+  const auto isa = offsite::simd::best_isa();
+  if (bfloat16 && isa >= Isa::kAvx512Bf16) return pairs_of_512;
+  if (isa >= Isa::kAvx512) return singles_of_512;
+  if (isa >= Isa::kAvx2) return singles_of_256;
+#endif
+  return nullptr;
+}
+
+struct Speed {
+  double best = 0, mean = 0;  // operations a second of all threads
+};
+
+Speed speed_of(Loop loop, int threads, double seconds) {
+  std::vector<Speed> found(static_cast<std::size_t>(threads));
+  std::vector<std::thread> all;
+  for (auto& own : found)
+    all.emplace_back([&own, loop, seconds] {
+      volatile float kept = 0;
+      double operations = 0;
+      const double begin = bench::now();
+      for (double last = begin; last < begin + seconds;) {
+        const auto done = loop();
+        kept = done.sum;
+        operations += done.operations;
+        const double end = bench::now();
+        own.best = std::max(own.best, done.operations / (end - last));
+        own.mean = operations / (end - begin);
+        last = end;
+      }
+      static_cast<void>(kept);
+    });
+  Speed sum;
+  for (std::size_t i = 0; i < all.size(); ++i) {
+    all[i].join();
+    sum.best += found[i].best;
+    sum.mean += found[i].mean;
+  }
+  return sum;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  try {
+    const bench::Arguments arguments(argc, argv, {{"threads", "2"}, {"seconds", "2"}});
+    auto all = offsite::Json::object({{"bench", "peak"}});
+    for (const char* type : {"bfloat16", "float32"})
+      if (const auto loop = loop_for(type == std::string_view("bfloat16"))) {
+        const auto speed =
+            speed_of(loop, static_cast<int>(arguments.number("threads")), arguments.real("seconds"));
+        all[type] = 1e-9 * speed.best;
+        all[type + std::string(" mean")] = 1e-9 * speed.mean;
+      }
+    std::printf("%s\n", all.dump().c_str());
+    return 0;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+}
