@@ -85,6 +85,7 @@ void profile_offer(offsite::Offer<Model> offer, const Arguments& arguments) {
       sciq_samples(arguments.text("data"),
                    static_cast<std::size_t>(from + (vary ? batch * (warm + steps) : batch)), vocabulary);
   samples.erase(samples.begin(), samples.begin() + from);
+  if (arguments.number("arena") != 0) give_back_freed_memory();  // as the program does
   // Those of the first steps come from the end, so that the timed ones are the first of the file.
   if (vary) std::rotate(samples.begin(), samples.end() - batch * warm, samples.end());
   const auto epochs = arguments.number("epochs");

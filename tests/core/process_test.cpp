@@ -62,6 +62,24 @@ TEST_CASE("release_file_pages: a mapped file's pages leave memory and come back 
   std::remove(name);
 }
 
+TEST_CASE("give_back_freed_memory: what was freed between blocks in use leaves memory") {
+  constexpr std::size_t kBlocks = 512, kBytes = 64 << 10;  // below what the C library maps by itself
+  std::vector<std::vector<unsigned char>> blocks;
+  for (std::size_t i = 0; i < kBlocks; ++i) blocks.emplace_back(kBytes, static_cast<unsigned char>(i));
+  for (std::size_t i = 0; i < kBlocks; ++i)
+    if (i % 8 != 7) std::vector<unsigned char>().swap(blocks[i]);
+  const auto before = anonymous_memory();
+  REQUIRE(before > 0);
+  give_back_freed_memory();
+  const auto given_back = before - anonymous_memory();
+  MESSAGE("bytes given back: ", given_back);
+#if defined(__GLIBC__) && !defined(__SANITIZE_ADDRESS__)  // whose allocator is another
+  CHECK(given_back > static_cast<std::int64_t>(kBlocks * kBytes / 2));
+#endif
+  for (std::size_t i = 7; i < kBlocks; i += 8)
+    CHECK(blocks[i] == std::vector<unsigned char>(kBytes, static_cast<unsigned char>(i)));
+}
+
 TEST_CASE("keep_few_products: sets the limits that oneDNN reads, unless the user's environment has them") {
   // Whatever a run of the tests has set stays.
   const char* names[] = {"LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"};

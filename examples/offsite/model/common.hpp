@@ -12,6 +12,7 @@
 
 #include "offsite/arguments.hpp"
 #include "offsite/blocks/cast.hpp"
+#include "offsite/core/process.hpp"
 #include "offsite/data/any_task.hpp"
 #include "offsite/data/encode.hpp"
 #include "offsite/data/load_tokenizer.hpp"
@@ -107,6 +108,7 @@ inline std::vector<Sample> load_training(const Session& session, const DataArgum
   if (encoded.shortened > 0)
     session.say(fmt::format("{} of {} samples are longer than {} tokens: their prompts lost the beginning",
                             encoded.shortened, encoded.samples.size(), options.max_length));
+  give_back_freed_memory();  // the file's text and rows
   return std::move(encoded.samples);
 }
 

@@ -22,6 +22,15 @@ inline void keep_freed_memory() {
 #endif
 }
 
+/// Gives all memory that was freed back to the system, from between what is in use, too: for programs that have read their
+/// data and now train for long. `keep_freed_memory` would leave them with what only reading needed. Without glibc it does
+/// nothing.
+inline void give_back_freed_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
 /// Limits how many compiled products LibTorch's CPU library (oneDNN) keeps, unless the user's environment says so already.
 /// It compiles one for each shape that it meets; batches of ever new lengths bring ever new ones, none of which comes back,
 /// and each holds working memory. For programs to call before their first product. \param most  at least those of one
