@@ -49,6 +49,7 @@
 #include "offsite/ops/rms_norm.hpp"
 #include "offsite/ops/rope.hpp"
 #include "offsite/ops/self_attention.hpp"
+#include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 #include "offsite/ops/tiled_gradient.hpp"
 #include "offsite/ops/tiled_product.hpp"

@@ -39,8 +39,8 @@ TEST_CASE("product: tiles give what the operator gives, for every layout and edg
   struct Case {
     std::int64_t rows, depth, columns;
   };
-  for (const auto& [rows, depth, columns] :
-       {Case{512, 64, 64}, Case{515, 66, 200}, Case{577, 130, 65}, Case{1023, 768, 320}, Case{600, 2, 127}}) {
+  for (const auto& [rows, depth, columns] : {Case{512, 64, 64}, Case{515, 66, 200}, Case{577, 130, 65},
+                                             Case{1023, 768, 320}, Case{600, 2, 127}, Case{512, 8192, 600}}) {
     const at::Tensor x = integers({rows, depth}), bias = integers({columns});
     const at::Tensor in_out = integers({depth, columns}), out_in = in_out.t().contiguous();
     const at::Tensor want = at::addmm(bias.to(at::kFloat), x.to(at::kFloat), in_out.to(at::kFloat));

@@ -7,8 +7,10 @@
 #include <algorithm>
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 #include "offsite/ops/tiled_product.hpp"
 
@@ -95,7 +97,6 @@ struct TiledGradient {
     const detail::RightUnits right(b);
     auto* to = gradient.mutable_data_ptr<float>();
     const auto ld = gradient.stride(0);
-    // The smaller factor is packed whole and shared, the larger one by the thread that uses a unit of it, and at once.
     const auto multiplied = [&](std::int64_t i, const std::uint32_t* l, std::int64_t j,
                                 const std::uint32_t* r, float* c) {
       constexpr auto kHeight = detail::LeftUnits::kColumns, kWidth = detail::RightUnits::kColumns,
@@ -126,19 +127,30 @@ struct TiledGradient {
   static void paired(const Whole& whole, const Own& own, F&& f) {
     constexpr auto kRoom = detail::LeftUnits::kBlock / 2 * detail::LeftUnits::kColumns,
                    kSums = detail::LeftUnits::kColumns * detail::RightUnits::kColumns;
-    const at::Tensor memory = at::empty({whole.count() * whole.cells()}, at::kInt);
+    // The smaller factor is packed whole and shared, the larger one by the thread that uses a unit of it, and at
+    // once; but for its last units, which are shared, too, so that a free thread can help with them.
+    const auto late = std::max(own.count() - 2 * at::get_num_threads(), std::int64_t{0});
+    const at::Tensor memory =
+        at::empty({whole.count() * whole.cells() + (own.count() - late) * own.cells()}, at::kInt);
     auto* shared = reinterpret_cast<std::uint32_t*>(memory.mutable_data_ptr<std::int32_t>());
-    at::parallel_for(0, whole.count(), 1, [&](std::int64_t begin, std::int64_t end) {
+    auto* last = shared + whole.count() * whole.cells();
+    const auto pack = [&](std::int64_t i) {
       auto* room = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(kRoom));
-      for (auto i = begin; i < end; ++i) whole.pack(i, shared + i * whole.cells(), room);
-    });
-    at::parallel_for(0, own.count(), 1, [&](std::int64_t begin, std::int64_t end) {
+      if (i < whole.count()) return whole.pack(i, shared + i * whole.cells(), room);
+      const auto j = i - whole.count();
+      own.pack(late + j, last + j * own.cells(), room);
+    };
+    Preparations packing(whole.count() + own.count() - late);
+    share_work(packing, pack, own.count() * whole.count(), whole.count(), [&](auto begin, auto end) {
       float* sums = simd::Scratch::floats(kSums + kRoom + own.cells());
       auto* room = reinterpret_cast<std::uint32_t*>(sums + kSums);
-      for (auto j = begin; j < end; ++j) {
-        own.pack(j, room + kRoom, room);
-        for (std::int64_t i = 0; i < whole.count(); ++i)
-          f(i, shared + i * whole.cells(), j, static_cast<const std::uint32_t*>(room + kRoom), sums);
+      std::int64_t packed = -1;
+      for (auto tile = begin; tile < end; ++tile) {
+        const auto i = tile % whole.count(), j = tile / whole.count();
+        if (j < late && std::exchange(packed, j) != j) own.pack(j, room + kRoom, room);
+        if (j >= late) packing.wait(whole.count() + j - late);
+        packing.wait(i);
+        f(i, shared + i * whole.cells(), j, j < late ? room + kRoom : last + (j - late) * own.cells(), sums);
       }
     });
   }

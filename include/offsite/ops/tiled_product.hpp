@@ -3,7 +3,6 @@
 #include <immintrin.h>
 #endif
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -14,6 +13,7 @@
 #include <cstring>
 
 #include "offsite/ops/interleave.hpp"
+#include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 
 // Products of bfloat16 matrices out of tiles that are finished while they are in the first cache. oneDNN's own product
@@ -158,40 +158,48 @@ struct TiledProduct {
     const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
     auto* r = y.mutable_data_ptr<simd::BFloat16>();
     const auto widest = std::clamp(kPanelCells / (depth / 2) / kUnit * kUnit, kUnit, kWidest);
-    // Each thread takes a range of columns, packs some megabytes of them, and meets these with some rows at a time.
-    const auto most = std::max(kPackedCells / (depth / 2 * widest), std::int64_t{1}) * widest;
-    at::parallel_for(0, (columns + kUnit - 1) / kUnit, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (auto start = begin * kUnit; start < end * kUnit; start += most) {
-        const auto stop = std::min(start + most, end * kUnit);
-        float* c = simd::Scratch::floats(kHeight * widest + depth / 2 * (stop - start));
-        auto* packed = reinterpret_cast<std::uint32_t*>(c + kHeight * widest);
-        for (auto first = start; first < stop; first += widest)
-          right.pack(first, std::min({widest, stop - first, columns - first}), std::min(widest, stop - first),
-                     packed + (first - start) * depth / 2);
-        for (std::int64_t group = 0; group < rows; group += kGroup * kHeight)
-          for (auto first = start; first < stop; first += widest) {
-            const auto width = std::min(widest, stop - first), count = std::min(width, columns - first);
-            const auto* panel = reinterpret_cast<const simd::BFloat16*>(packed + (first - start) * depth / 2);
-            for (auto top = group; top < std::min(rows, group + kGroup * kHeight); top += kHeight) {
-              // The last tile's height is a multiple of sixteen and reaches up into the tile above: the micro-kernel
-              // is compiled for each height, and these are few.
-              const auto wanted = std::min(kHeight, rows - top);
-              const auto above = std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted;
-              at::native::cpublas::brgemm(wanted + above, width, depth, a_ld, width, width, false,
-                                          p + (top - above) * a_ld, panel, c);
-              detail::StoreTile::run(c + above * width, width, q == nullptr ? q : q + first,
-                                     r + top * columns + first, columns, wanted, count);
-            }
-          }
-      }
-    });
+    // Some megabytes of `b` are packed at a time and meet some rows of `a` at a time, in tiles that threads share.
+    const auto most = std::max(kPackedCells / (depth / 2 * widest), std::int64_t{1}) * widest,
+               padded = simd::round_up(columns, kUnit);
+    const auto tiles = (rows + kHeight - 1) / kHeight, groups = (tiles + kGroup - 1) / kGroup,
+               tall = (tiles + groups - 1) / groups;
+    auto* packed =
+        reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(depth / 2 * std::min(most, padded)));
+    for (std::int64_t start = 0; start < padded; start += most) {
+      const auto stop = std::min(start + most, padded), panels = (stop - start + widest - 1) / widest;
+      const auto pack = [&](std::int64_t panel) {
+        const auto first = start + panel * widest, width = std::min(widest, stop - first);
+        right.pack(first, std::min(width, columns - first), width, packed + (first - start) * (depth / 2));
+      };
+      Preparations packing(panels);
+      share_work(packing, pack, groups * panels * tall, tall, [&](std::int64_t begin, std::int64_t end) {
+        alignas(64) float c[kHeight * kWidest];
+        for (auto i = begin; i < end; ++i) {
+          const auto panel = i / tall % panels, first = start + panel * widest,
+                     width = std::min(widest, stop - first),
+                     top = (i / (tall * panels) * tall + i % tall) * kHeight;
+          if (top >= rows) continue;  // the last group may have fewer tiles
+          // The last tile's height is a multiple of sixteen and reaches up into the tile above: the micro-kernel
+          // is compiled for each height, and these are few.
+          const auto wanted = std::min(kHeight, rows - top);
+          const auto above = std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted;
+          packing.wait(panel);
+          at::native::cpublas::brgemm(
+              wanted + above, width, depth, a_ld, width, width, false, p + (top - above) * a_ld,
+              reinterpret_cast<const simd::BFloat16*>(packed + (first - start) * (depth / 2)), c);
+          detail::StoreTile::run(c + above * width, width, q == nullptr ? q : q + first,
+                                 r + top * columns + first, columns, wanted,
+                                 std::min(width, columns - first));
+        }
+      });
+    }
     return y;
   }
 
  private:
   // A tile of sums and a panel of `b` stay in the second cache, beside what of `a` meets them.
   static constexpr std::int64_t kHeight = 64, kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
-                                kGroup = 8, kPackedCells = 1 << 20;
+                                kGroup = 8, kPackedCells = 1 << 21;
 
   /// Not every LibTorch was built with the micro-kernel; processors with AMX are better served by oneDNN's products.
   [[nodiscard]] static bool works() {
