@@ -96,7 +96,7 @@ class PeakOfAnonymousMemory {
       : watcher_([this] {
           while (watching_) {
             most_ = std::max(most_.load(), offsite::anonymous_memory());
-            std::this_thread::sleep_for(std::chrono::milliseconds(20));
+            std::this_thread::sleep_for(std::chrono::milliseconds(100));  // more often would cost steps time
           }
         }) {}
   ~PeakOfAnonymousMemory() {

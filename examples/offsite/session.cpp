@@ -38,17 +38,22 @@ Session::Session(std::string command, const CommonArguments& common)
   // their own setting.
   at::globalContext().setFlushDenormal(true);
   if (common_.threads > 0) at::set_num_threads(common_.threads);
-  // The kernel keeps no peak of anonymous memory alone, so it is looked at now and then.
+  // The kernel keeps no peak of anonymous memory alone, so it is looked at now and then: seldom, since each time takes a
+  // processor from a thread that computes, for which the others wait. Memory of tensors stays once it was needed.
   sampler_ = std::thread([this] {
-    while (!ended_) {
+    std::unique_lock lock(mutex_);
+    do {
       peak_memory_ = std::max(peak_memory_.load(), offsite::anonymous_memory());
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    }
+    } while (!end_.wait_for(lock, std::chrono::milliseconds(100), [this] { return ended_; }));
   });
 }
 
 Session::~Session() {
-  ended_ = true;
+  {
+    const std::lock_guard lock(mutex_);
+    ended_ = true;
+  }
+  end_.notify_one();
   if (sampler_.joinable()) sampler_.join();
 }
 

@@ -1,8 +1,10 @@
 #pragma once
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstdint>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <thread>
 
@@ -38,7 +40,9 @@ class Session {
   std::string dtype_ = "none";
   std::chrono::steady_clock::time_point started_ = std::chrono::steady_clock::now();
   std::atomic<std::int64_t> peak_memory_{0};
-  std::atomic<bool> ended_{false};
+  std::mutex mutex_;  // of what follows
+  std::condition_variable end_;
+  bool ended_ = false;
   std::thread sampler_;
 };
 

@@ -62,6 +62,33 @@ TEST_CASE("release_file_pages: a mapped file's pages leave memory and come back 
   std::remove(name);
 }
 
+TEST_CASE("anonymous_memory: counts what was written to, and no page of a mapped file") {
+  constexpr std::size_t kBytes = 16 << 20, kSlack = 1 << 20;
+  const auto map = [](int file) {
+    auto* bytes =
+        static_cast<unsigned char*>(mmap(nullptr, kBytes, PROT_READ | PROT_WRITE,
+                                         file < 0 ? MAP_PRIVATE | MAP_ANONYMOUS : MAP_SHARED, file, 0));
+    REQUIRE(bytes != MAP_FAILED);
+    return bytes;
+  };
+  char name[] = "process_test_XXXXXX";
+  const int file = mkstemp(name);
+  REQUIRE(file >= 0);
+  REQUIRE(ftruncate(file, kBytes) == 0);
+  auto *own = map(-1), *of_file = map(file);
+  const auto before = anonymous_memory();
+  std::fill_n(of_file, kBytes, 1);
+  const auto with_file = anonymous_memory();
+  CHECK(std::abs(with_file - before) < static_cast<std::int64_t>(kSlack));
+  std::fill_n(own, kBytes, 1);
+  CHECK(std::abs(anonymous_memory() - with_file - static_cast<std::int64_t>(kBytes)) <
+        static_cast<std::int64_t>(kSlack));
+  munmap(own, kBytes);
+  munmap(of_file, kBytes);
+  close(file);
+  std::remove(name);
+}
+
 TEST_CASE("give_back_freed_memory: what was freed between blocks in use leaves memory") {
   constexpr std::size_t kBlocks = 512, kBytes = 64 << 10;  // below what the C library maps by itself
   std::vector<std::vector<unsigned char>> blocks;
