@@ -2,8 +2,8 @@
 #include <cstdint>
 #include <cstring>
 
-#include "offsite/ops/simd.hpp"
 #include "offsite/ops/interleave.hpp"
+#include "offsite/ops/simd.hpp"
 
 namespace offsite::ops::detail {
 

@@ -60,11 +60,12 @@ struct TransposeKernel {
 /// that are multiplied one after the other.
 struct RightFactor {
   const simd::BFloat16* data;
-  std::int64_t depth, row_stride, column_stride;  // one of the strides is 1
+  std::int64_t depth, columns, row_stride, column_stride;  // one of the strides is 1
 
   explicit RightFactor(const at::Tensor& b)
       : data(b.const_data_ptr<simd::BFloat16>()),
         depth(b.size(0)),
+        columns(b.size(1)),
         row_stride(b.stride(0)),
         column_stride(b.stride(1)) {}
 
@@ -81,6 +82,63 @@ struct RightFactor {
     }
   }
 };
+
+/// Columns [start, stop) of a right factor in panels, the last of which may be narrower and reach beyond the factor.
+struct Panels {
+  const RightFactor& factor;
+  std::int64_t start, stop, widest;
+  std::uint32_t* memory;  ///< (stop - start) * depth / 2 cells
+
+  [[nodiscard]] std::int64_t count() const { return (stop - start + widest - 1) / widest; }
+  [[nodiscard]] std::int64_t first(std::int64_t panel) const { return start + panel * widest; }
+  [[nodiscard]] std::int64_t width(std::int64_t panel) const { return std::min(widest, stop - first(panel)); }
+  /// How many columns are the factor's own; zeros follow.
+  [[nodiscard]] std::int64_t columns(std::int64_t panel) const {
+    return std::min(width(panel), factor.columns - first(panel));
+  }
+  void pack(std::int64_t panel) const {
+    factor.pack(first(panel), columns(panel), width(panel), cells(panel));
+  }
+  [[nodiscard]] const simd::BFloat16* packed(std::int64_t panel) const {
+    return reinterpret_cast<const simd::BFloat16*>(cells(panel));
+  }
+
+ private:
+  [[nodiscard]] std::uint32_t* cells(std::int64_t panel) const {
+    return memory + panel * widest * (factor.depth / 2);
+  }
+};
+
+/// The rows of a tile from `top`: the last tile's height is a multiple of sixteen, too, and reaches up into the tile above,
+/// since the micro-kernel is compiled for each height.
+struct TileRows {
+  static constexpr std::int64_t kMost = 64;
+  std::int64_t wanted, above;  ///< `above` rows before the wanted ones are computed again
+
+  TileRows(std::int64_t top, std::int64_t rows)
+      : wanted(std::min(kMost, rows - top)),
+        above(std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted) {}
+};
+
+/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows` rows; threads
+/// share both. Some tiles one below the other meet all panels before the next ones: their rows stay in the second cache.
+template <class Compute>
+void share_tiles(std::int64_t rows, const Panels& panels, Compute&& compute) {
+  constexpr std::int64_t kTogether = 8;
+  const auto width = panels.count(), height = (rows + TileRows::kMost - 1) / TileRows::kMost,
+             groups = (height + kTogether - 1) / kTogether, tall = (height + groups - 1) / groups;
+  const auto pack = [&](std::int64_t panel) { panels.pack(panel); };
+  Preparations packing(width);
+  share_work(packing, pack, groups * width * tall, tall, [&](std::int64_t begin, std::int64_t end) {
+    for (auto i = begin; i < end; ++i) {
+      const auto group = i / (tall * width), panel = i / tall % width,
+                 top = (group * tall + i % tall) * TileRows::kMost;
+      if (top >= rows) continue;  // the last group may have fewer tiles
+      packing.wait(panel);
+      compute(top, panel);
+    }
+  });
+}
 
 /// y = c + bias, rounded to nearest even, for a tile of sums.
 struct StoreTile {
@@ -149,57 +207,42 @@ struct TiledProduct {
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-    const auto rows = a.size(0), depth = a.size(1), columns = b.size(1), a_ld = a.stride(0);
-    at::Tensor y = at::empty({rows, columns}, a.options());
+    const auto columns = b.size(1), pairs = b.size(0) / 2;
+    at::Tensor y = at::empty({a.size(0), columns}, a.options());
     const Observed observed(a, b);
     const detail::RightFactor right(b);
-    const auto* p = a.const_data_ptr<simd::BFloat16>();
     const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
     const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
     auto* r = y.mutable_data_ptr<simd::BFloat16>();
-    const auto widest = std::clamp(kPanelCells / (depth / 2) / kUnit * kUnit, kUnit, kWidest);
-    // Some megabytes of `b` are packed at a time and meet some rows of `a` at a time, in tiles that threads share.
-    const auto most = std::max(kPackedCells / (depth / 2 * widest), std::int64_t{1}) * widest,
+    // Some megabytes of `b` are packed at a time.
+    const auto widest = std::clamp(kPanelCells / pairs / kUnit * kUnit, kUnit, kWidest),
+               most = std::max(kPackedCells / (pairs * widest), std::int64_t{1}) * widest,
                padded = simd::round_up(columns, kUnit);
-    const auto tiles = (rows + kHeight - 1) / kHeight, groups = (tiles + kGroup - 1) / kGroup,
-               tall = (tiles + groups - 1) / groups;
-    auto* packed =
-        reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(depth / 2 * std::min(most, padded)));
-    for (std::int64_t start = 0; start < padded; start += most) {
-      const auto stop = std::min(start + most, padded), panels = (stop - start + widest - 1) / widest;
-      const auto pack = [&](std::int64_t panel) {
-        const auto first = start + panel * widest, width = std::min(widest, stop - first);
-        right.pack(first, std::min(width, columns - first), width, packed + (first - start) * (depth / 2));
-      };
-      Preparations packing(panels);
-      share_work(packing, pack, groups * panels * tall, tall, [&](std::int64_t begin, std::int64_t end) {
-        alignas(64) float c[kHeight * kWidest];
-        for (auto i = begin; i < end; ++i) {
-          const auto panel = i / tall % panels, first = start + panel * widest,
-                     width = std::min(widest, stop - first),
-                     top = (i / (tall * panels) * tall + i % tall) * kHeight;
-          if (top >= rows) continue;  // the last group may have fewer tiles
-          // The last tile's height is a multiple of sixteen and reaches up into the tile above: the micro-kernel
-          // is compiled for each height, and these are few.
-          const auto wanted = std::min(kHeight, rows - top);
-          const auto above = std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted;
-          packing.wait(panel);
-          at::native::cpublas::brgemm(
-              wanted + above, width, depth, a_ld, width, width, false, p + (top - above) * a_ld,
-              reinterpret_cast<const simd::BFloat16*>(packed + (first - start) * (depth / 2)), c);
-          detail::StoreTile::run(c + above * width, width, q == nullptr ? q : q + first,
-                                 r + top * columns + first, columns, wanted,
-                                 std::min(width, columns - first));
-        }
-      });
-    }
+    auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(pairs * std::min(most, padded)));
+    for (std::int64_t start = 0; start < padded; start += most)
+      multiply(a, {right, start, std::min(start + most, padded), widest, packed}, q, r);
     return y;
   }
 
  private:
+  /// Some columns of y = a b + bias.
+  static void multiply(const at::Tensor& a, const detail::Panels& b, const float* bias, simd::BFloat16* y) {
+    const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns;
+    const auto* p = a.const_data_ptr<simd::BFloat16>();
+    detail::share_tiles(rows, b, [&](std::int64_t top, std::int64_t panel) {
+      alignas(64) float c[detail::TileRows::kMost * kWidest];
+      const detail::TileRows tile(top, rows);
+      const auto first = b.first(panel), width = b.width(panel);
+      at::native::cpublas::brgemm(tile.above + tile.wanted, width, depth, ld, width, width, false,
+                                  p + (top - tile.above) * ld, b.packed(panel), c);
+      detail::StoreTile::run(c + tile.above * width, width, bias == nullptr ? bias : bias + first,
+                             y + top * columns + first, columns, tile.wanted, b.columns(panel));
+    });
+  }
+
   // A tile of sums and a panel of `b` stay in the second cache, beside what of `a` meets them.
-  static constexpr std::int64_t kHeight = 64, kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
-                                kGroup = 8, kPackedCells = 1 << 21;
+  static constexpr std::int64_t kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
+                                kPackedCells = 1 << 21;
 
   /// Not every LibTorch was built with the micro-kernel; processors with AMX are better served by oneDNN's products.
   [[nodiscard]] static bool works() {

@@ -1,5 +1,4 @@
 #pragma once
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -30,53 +29,39 @@ struct TransposedProduct {
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-    const auto rows = a.size(0), depth = a.size(1), columns = b.size(1), ld = b.stride(1);
-    at::Tensor y = at::empty({rows, columns}, a.options());
+    const auto rows = a.size(0), padded = simd::round_up(rows, simd::kLanes);
+    at::Tensor y = at::empty({rows, b.size(1)}, a.options());
     const TiledProduct::Observed observed(a, b);
     const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
-    const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
-    auto* r = y.mutable_data_ptr<simd::BFloat16>();
-
     const detail::RightFactor right(a.t());
-    const auto padded = simd::round_up(rows, simd::kLanes);
-    const at::Tensor memory = at::empty({padded * (depth / 2)}, at::kInt);
-    auto* packed = reinterpret_cast<std::uint32_t*>(memory.mutable_data_ptr<std::int32_t>());
-    at::parallel_for(0, (padded + kWidth - 1) / kWidth, 1, [&](std::int64_t begin, std::int64_t end) {
-      for (auto first = begin * kWidth; first < std::min(padded, end * kWidth); first += kWidth)
-        right.pack(first, std::min(kWidth, rows - first), std::min(kWidth, padded - first),
-                   packed + first * (depth / 2));
-    });
-
-    const auto* p = b.const_data_ptr<simd::BFloat16>();
-    at::parallel_for(0, (columns + kHeight - 1) / kHeight, 1, [&](std::int64_t begin, std::int64_t end) {
-      const auto stop = std::min(columns, end * kHeight);
-      float* c = simd::Scratch::floats(2 * kHeight * kWidth);
-      float* transposed = c + kHeight * kWidth;
-      for (auto group = begin * kHeight; group < stop; group += kGroup * kHeight)
-        for (std::int64_t first = 0; first < padded; first += kWidth) {
-          const auto width = std::min(kWidth, padded - first), count = std::min(width, rows - first);
-          const auto* panel = reinterpret_cast<const simd::BFloat16*>(packed + first * (depth / 2));
-          for (auto top = group; top < std::min(stop, group + kGroup * kHeight); top += kHeight) {
-            // The last tile reaches up into the one above, as in TiledProduct.
-            const auto wanted = std::min(kHeight, columns - top);
-            const auto above = std::min(columns, simd::round_up(wanted, simd::kLanes)) - wanted;
-            at::native::cpublas::brgemm(wanted + above, width, depth, ld, width, width, false,
-                                        p + (top - above) * ld, panel, c);
-            simd::run<detail::TransposeKernel>(reinterpret_cast<const std::uint32_t*>(c + above * width),
-                                               width, reinterpret_cast<std::uint32_t*>(transposed), kHeight,
-                                               wanted, width);
-            detail::StoreTile::run(transposed, kHeight, q == nullptr ? q : q + top, r + first * columns + top,
-                                   columns, count, wanted);
-          }
-        }
-    });
+    auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(padded * (right.depth / 2)));
+    multiply(b.t(), {right, 0, padded, kWidth, packed},
+             bias.defined() ? added.const_data_ptr<float>() : nullptr, y.mutable_data_ptr<simd::BFloat16>());
     return y;
   }
 
  private:
-  // Tiles of 64 x 64 sums; some of the weight's rows meet all panels while they are in the second cache. Fewer rows
-  // take as long as reading the weight in every way.
-  static constexpr std::int64_t kHeight = 64, kWidth = 64, kGroup = 8, kFewestRows = 8;
+  /// y = (w a^T + bias)^T, the weight's rows in tiles.
+  static void multiply(const at::Tensor& w, const detail::Panels& a, const float* bias, simd::BFloat16* y) {
+    constexpr auto kHeight = detail::TileRows::kMost;
+    const auto columns = w.size(0), depth = w.size(1), ld = w.stride(0);
+    const auto* p = w.const_data_ptr<simd::BFloat16>();
+    detail::share_tiles(columns, a, [&](std::int64_t top, std::int64_t panel) {
+      alignas(64) float c[kHeight * kWidth], transposed[kWidth * kHeight];
+      const detail::TileRows tile(top, columns);
+      const auto first = a.first(panel), width = a.width(panel);
+      at::native::cpublas::brgemm(tile.above + tile.wanted, width, depth, ld, width, width, false,
+                                  p + (top - tile.above) * ld, a.packed(panel), c);
+      simd::run<detail::TransposeKernel>(reinterpret_cast<const std::uint32_t*>(c + tile.above * width),
+                                         width, reinterpret_cast<std::uint32_t*>(transposed), kHeight,
+                                         tile.wanted, width);
+      detail::StoreTile::run(transposed, kHeight, bias == nullptr ? bias : bias + top,
+                             y + first * columns + top, columns, a.columns(panel), tile.wanted);
+    });
+  }
+
+  // Fewer rows take as long as reading the weight in every way.
+  static constexpr std::int64_t kWidth = 64, kFewestRows = 8;
 };
 
 }  // namespace offsite::ops
