@@ -1,5 +1,7 @@
 """The sections of docs/benchmarks.md that say where a step's time goes; of what bench/step_profile measured."""
 
+import statistics
+
 from markdown_table import table
 
 LAYERS = {"768 to 2304": "queries, keys and values", "768 to 1536": "keys and values of the last block", "768 to 768": "attention's output",
@@ -92,11 +94,15 @@ def between(results):
                   ("tiles of offsite's own around oneDNN's micro-kernel" if kind == "bfloat16" else "the matrix library's own blocks")),
                  *((part, ms, *least.get(part, (None, WITHOUT_FLOOR.get(part, "")))) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
         whole = record["threads"] * record["wall_ms"]
+        peaks = results.speeds("peak", kind).values()
+        peak = statistics.median(peaks) / record["threads"] if peaks else None
         lowest = min(limit, products) + sum(floor for floor, _ in least.values())
         items.append(("**the step**: all processors, by the clock", whole, lowest, ""))
         lines += [f"In {kind} a step takes {whole / limit:.3f} times its limit of {limit:.0f} ms, which is {100 * limit / whole:.1f} % of it. With its "
                   "products at the limit's speed, or as they are where they are faster, and every other item at its floor it would take "
-                  f"{lowest / limit:.3f} times its limit: **kernels that waste nothing would end at {100 * limit / lowest:.0f} % of the limit's rate**.", "",
+                  f"{lowest / limit:.3f} times its limit: **kernels that waste nothing would end at {100 * limit / lowest:.0f} % of the limit's rate**." +
+                  (f" The products alone run at {100 * record['gflop'] / products * 1e3 / peak:.0f} % of the processor's peak, the limit is "
+                   f"{100 * record['own_gflop_s'] / peak:.0f} % of it." if peak else ""), "",
                   *table(["item", "ms a step", "of the step", "floor, ms", "what the floor is, or what the item is"],
                          [(name, f"{ms:.1f}", f"{100 * ms / whole:.1f} %", "" if floor is None else f"{floor:.1f}", what)
                           for name, ms, floor, what in items])]
