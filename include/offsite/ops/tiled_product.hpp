@@ -109,19 +109,19 @@ struct Panels {
   }
 };
 
-/// The rows of a tile from `top`: the last tile's height is a multiple of sixteen, too, and reaches up into the tile above,
-/// since the micro-kernel is compiled for each height.
+/// The rows of a tile from `top`, of `rows` >= kMost: the last tile's height is a multiple of sixteen, too, and
+/// reaches up into the tile above, since the micro-kernel is compiled for each height.
 struct TileRows {
   static constexpr std::int64_t kMost = 64;
   std::int64_t wanted, above;  ///< `above` rows before the wanted ones are computed again
 
   TileRows(std::int64_t top, std::int64_t rows)
-      : wanted(std::min(kMost, rows - top)),
-        above(std::min(rows, simd::round_up(wanted, simd::kLanes)) - wanted) {}
+      : wanted(std::min(kMost, rows - top)), above(simd::round_up(wanted, simd::kLanes) - wanted) {}
 };
 
-/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows` rows; threads
-/// share both. Some tiles one below the other meet all panels before the next ones: their rows stay in the second cache.
+/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows`
+/// rows; threads share both. Some tiles one below the other meet all panels before the next ones: their rows
+/// stay in the second cache.
 template <class Compute>
 void share_tiles(std::int64_t rows, const Panels& panels, Compute&& compute) {
   constexpr std::int64_t kTogether = 8;
