@@ -3,7 +3,6 @@
 #include <immintrin.h>
 #endif
 
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
@@ -13,6 +12,7 @@
 #include <cstring>
 #include <utility>
 
+#include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 #include "offsite/ops/tiled_product.hpp"
 
@@ -88,6 +88,55 @@ struct DirectTile {
 #endif
 };
 
+/// Panels of 32 columns of a product, from `start` to before `stop`, whose sums `c` stay in the second cache over
+/// the whole depth.
+struct DirectPanels {
+  const simd::BFloat16 *x, *w;  ///< both factors, from their beginnings
+  std::int64_t x_ld, w_ld, rows, depth, columns, start, stop;
+  float* c;
+
+  // A panel of `w`, 16 KiB of this depth, stays in the first cache until all rows have met it.
+  static constexpr std::int64_t kDepth = 256;
+
+  void multiply() const {
+    for (std::int64_t k = 0; k < depth; k += kDepth)
+      for (auto panel = start; panel < stop; ++panel) add(panel, k);
+  }
+  void store(const float* bias, simd::BFloat16* y) const {
+    for (auto panel = start; panel < stop; ++panel) {
+      const auto first = panel * DirectTile::kColumns;
+      StoreTile::run(sums(panel), DirectTile::kColumns, bias == nullptr ? bias : bias + first, y + first,
+                     columns, rows, width(panel));
+    }
+  }
+
+ private:
+  [[nodiscard]] float* sums(std::int64_t panel) const {
+    return c + (panel - start) * rows * DirectTile::kColumns;
+  }
+  [[nodiscard]] std::int64_t width(std::int64_t panel) const {
+    return std::min(DirectTile::kColumns, columns - panel * DirectTile::kColumns);
+  }
+  /// Numbers from a panel's rows to those that are read next: beside a panel lies the next one; after the last
+  /// the first follows, further down.
+  [[nodiscard]] std::int64_t ahead(std::int64_t panel) const {
+    return panel + 1 < stop ? DirectTile::kColumns
+                            : kDepth * w_ld - (stop - 1 - start) * DirectTile::kColumns;
+  }
+  /// What rows [k, k + kDepth) of a panel add to its sums, in tiles of about equal heights.
+  void add(std::int64_t panel, std::int64_t k) const {
+    const auto tiles = (rows + DirectTile::kRows - 1) / DirectTile::kRows,
+               height = (rows + tiles - 1) / tiles;
+    const auto* right = w + k * w_ld + panel * DirectTile::kColumns;
+    for (std::int64_t top = 0; top < rows; top += height) {
+      const auto n = std::min(height, rows - top),
+                 bytes = top == 0 ? ahead(panel) * std::int64_t{sizeof *w} : 0;
+      DirectTile::sums(n)(x + top * x_ld + k, x_ld, right, w_ld, std::min(kDepth, depth - k), width(panel),
+                          bytes, k > 0, sums(panel) + top * DirectTile::kColumns);
+    }
+  }
+};
+
 }  // namespace detail
 
 /// Products of few rows of bfloat16 with a weight that is dense along its columns: a row of the weight is read as it lies
@@ -105,9 +154,7 @@ struct DirectProduct {
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-    using Tile = detail::DirectTile;
-    const auto rows = a.size(0), depth = a.size(1), columns = b.size(1), a_ld = a.stride(0),
-               b_ld = b.stride(0);
+    const auto rows = a.size(0), columns = b.size(1);
     at::Tensor y = at::empty({rows, columns}, a.options());
     const TiledProduct::Observed observed(a, b);
     const auto* p = a.const_data_ptr<simd::BFloat16>();
@@ -116,46 +163,23 @@ struct DirectProduct {
     const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
     auto* r = y.mutable_data_ptr<simd::BFloat16>();
 
-    // Tiles of about equal heights. The sums of a group of panels stay in the second cache over the whole depth.
-    const auto tiles = (rows + Tile::kRows - 1) / Tile::kRows, height = (rows + tiles - 1) / tiles;
-    const auto group = std::max(kSums / (rows * Tile::kColumns), std::int64_t{1});
-    at::parallel_for(
-        0, (columns + Tile::kColumns - 1) / Tile::kColumns, 2, [&](std::int64_t begin, std::int64_t end) {
-          float* c = simd::Scratch::floats(group * rows * Tile::kColumns);
-          const auto width = [&](std::int64_t panel) {
-            return std::min(Tile::kColumns, columns - panel * Tile::kColumns);
-          };
-          const auto sums = [&](std::int64_t panel, std::int64_t start) {
-            return c + (panel - start) * rows * Tile::kColumns;
-          };
-          for (auto start = begin; start < end; start += group) {
-            const auto stop = std::min(end, start + group);
-            for (std::int64_t k = 0; k < depth; k += kDepth)
-              for (auto panel = start; panel < stop; ++panel) {
-                // Beside a panel lies the next one; after the last the first follows, further down.
-                const auto beside =
-                    panel + 1 < stop ? Tile::kColumns : kDepth * b_ld - (stop - 1 - start) * Tile::kColumns;
-                for (std::int64_t top = 0; top < rows; top += height) {
-                  const auto ahead = top == 0 ? beside * std::int64_t{sizeof *w} : 0;
-                  const auto n = std::min(height, rows - top);
-                  Tile::sums(n)(p + top * a_ld + k, a_ld, w + k * b_ld + panel * Tile::kColumns, b_ld,
-                                std::min(kDepth, depth - k), width(panel), ahead, k > 0,
-                                sums(panel, start) + top * Tile::kColumns);
-                }
-              }
-            for (auto panel = start; panel < stop; ++panel) {
-              const auto first = panel * Tile::kColumns;
-              detail::StoreTile::run(sums(panel, start), Tile::kColumns, q == nullptr ? q : q + first,
-                                     r + first, columns, rows, width(panel));
-            }
-          }
-        });
+    constexpr auto kWidth = detail::DirectTile::kColumns;
+    const auto panels = (columns + kWidth - 1) / kWidth, units = (panels + kUnit - 1) / kUnit;
+    const auto most = std::max(kSums / (rows * kWidth * kUnit), std::int64_t{1});
+    share_work(units, most, [&](std::int64_t begin, std::int64_t end) {
+      const auto start = begin * kUnit, stop = std::min(end * kUnit, panels);
+      float* c = simd::Scratch::floats((stop - start) * rows * kWidth);
+      const detail::DirectPanels some{p,         w,       a.stride(0), b.stride(0), rows,
+                                      a.size(1), columns, start,       stop,        c};
+      some.multiply();
+      some.store(q, r);
+    });
     return y;
   }
 
  private:
-  // A panel of `b`, 16 KiB of this depth, stays in the first cache until all rows have met it.
-  static constexpr std::int64_t kDepth = 256, kSums = 1 << 16, kTooManyRows = 256;
+  // Threads take at least some panels side by side, which memory gives sooner than one.
+  static constexpr std::int64_t kUnit = 4, kSums = 1 << 16, kTooManyRows = 256;
 };
 
 }  // namespace offsite::ops
