@@ -1,6 +1,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
@@ -237,6 +238,35 @@ TEST_CASE(
             }
           }
   });
+}
+
+TEST_CASE("attention: sequences longer than what is summed at once, with windows, gaps, dropout and biases") {
+  const std::vector<std::int64_t> lengths{7, 290};
+  const auto s = Sequences::of(lengths);
+  std::vector<std::int64_t> some;
+  for (std::int64_t row = 50; row < s.rows(); row += row % 80 < 60 ? 1 : 9) some.push_back(row);
+  const at::Tensor rows = at::tensor(some);
+  const std::int64_t heads = 2, depth = 40, width = heads * depth;
+  const at::Tensor qkv = random({s.rows(), 3 * width}, 1).to(at::kBFloat16);
+  const auto part = [&](std::int64_t i) { return qkv.narrow(1, i * width, width); };
+  for (const std::int64_t window : {0, 3, 50, 140})
+    for (const bool chosen : {false, true})
+      for (const double rate : {0.0, 0.3}) {
+        INFO("window ", window, " chosen ", chosen, " rate ", rate);
+        ops::AttentionOptions options{
+            .heads = heads, .scale = 0.2, .window = window, .dropout = rate, .key = 3};
+        if (window == 50) options.alibi_slopes = {0.5f, 0.02f};
+        const auto plan = chosen ? ops::AttentionPlan::of(s, rows) : ops::AttentionPlan::of(s);
+        const at::Tensor q = chosen ? part(0).index_select(0, rows) : part(0);
+        const at::Tensor d = random(q.sizes(), 2).to(at::kBFloat16);
+        const auto ours = by_kernel(q, part(1), part(2), d, plan, options);
+        const auto expected = by_autograd(q, part(1), part(2), d, plan, options);
+        const double limit = support::tolerance(at::kBFloat16);
+        CHECK(relative_error(ours.out, expected.out) < limit);
+        CHECK(relative_error(ours.dq, expected.dq) < limit);
+        CHECK(relative_error(ours.dk, expected.dk) < limit);
+        CHECK(relative_error(ours.dv, expected.dv) < limit);
+      }
 }
 
 TEST_CASE("attention: bits do not depend on the number of threads, nor masks on the packing") {

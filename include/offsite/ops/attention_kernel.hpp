@@ -5,6 +5,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "offsite/ops/attention_pairs.hpp"
 #include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/attention_task.hpp"
 #include "offsite/ops/dropout.hpp"
@@ -93,84 +94,66 @@ struct AttentionKernel {
                     simd::load(p + r * ld + j) * (simd::load(dp + r * ld + j) - mean[r]) * scale);
   }
 
-  /// Working memory: rows as wide as `width` cells, keys padded to `length`. For products over depth cells lie
-  /// in rows, for those over keys or queries in `.._pairs`: the same memory where a cell is one number.
-  template <class Cell>
+  /// Working memory: rows as wide as `width`, keys padded to `length`; `kt` and `vt` have a column a key.
   struct Buffers {
     std::int64_t width = 0, length = 0;
-    float *p = nullptr, *dp = nullptr, *o = nullptr, *dk = nullptr, *dv = nullptr;
-    Cell *q = nullptr, *dout = nullptr, *k = nullptr, *v = nullptr, *kt = nullptr, *vt = nullptr;
-    Cell *q_pairs = nullptr, *dout_pairs = nullptr, *k_pairs = nullptr, *v_pairs = nullptr;
-    Cell *p_row = nullptr, *p_pairs = nullptr, *ds_row = nullptr, *ds_pairs = nullptr;
+    float *p = nullptr, *dp = nullptr, *o = nullptr, *q = nullptr, *dout = nullptr;
+    float *k = nullptr, *v = nullptr, *kt = nullptr, *vt = nullptr, *dk = nullptr, *dv = nullptr;
   };
 
   template <simd::Isa isa>
   [[gnu::always_inline]] static void run(const AttentionTask<T>& t, const AttentionTask<T>& next) {
-    using P = Products<isa, T>;
-    using Cell = typename P::Cell;
-    const auto seen_keys = t.prefix_keys + t.keys;
-    Buffers<Cell> b{.width = simd::round_up(t.depth, P::kPack * simd::kLanes) / P::kPack,
-                    .length = simd::round_up(seen_keys, simd::kLanes)};
-    const auto width = b.width, length = b.length, d = width * P::kPack;
+#if defined(__x86_64__)
+    if constexpr (isa == simd::Isa::kAvx512Bf16 && kUsesBFloat16)
+      PairAttentionKernel<kBackward>::run(t, next);
+    else
+#endif
+      run_floats<isa>(t, next);
+  }
+
+ private:
+  template <simd::Isa isa>
+  [[gnu::always_inline]] static void run_floats(const AttentionTask<T>& t, const AttentionTask<T>& next) {
+    using P = FloatProducts<isa>;
+    Buffers b{.width = simd::round_up(t.depth, simd::kLanes),
+              .length = simd::round_up(t.prefix_keys + t.keys, simd::kLanes)};
+    const auto width = b.width, length = b.length;
     float* at = t.scratch;
     const auto take = [&at](std::int64_t count) __attribute__((always_inline)) {
       float* part = at;
       at += count;
       return part;
     };
-    const auto cells = [&take](std::int64_t count) __attribute__((always_inline)) {
-      return reinterpret_cast<Cell*>(take(count));
-    };
-    // `count` cells that hold what `same` holds, in pairs of the other direction
-    const auto pairs = [&](auto* same, std::int64_t count) __attribute__((always_inline)) {
-      if constexpr (P::kPack == 1)
-        return same;
-      else
-        return cells(count);
-    };
     b.p = take(kQueryBlock * length);
-    b.o = take(kQueryBlock * d);
-    b.q = cells(kQueryBlock * width);
-    b.k = cells(length * width);
-    b.v = cells(length * width);
-    b.kt = cells(length * width);
-    b.v_pairs = pairs(b.v, length * width);
-    b.p_row = pairs(b.p, kQueryBlock / P::kPack * length);
+    b.o = take(kQueryBlock * width);
+    b.q = take(kQueryBlock * width);
+    b.k = take(length * width);
+    b.v = take(length * width);
+    b.kt = take(length * width);
     if constexpr (kBackward) {
       b.dp = take(kQueryBlock * length);
-      b.dk = take(length * d);
-      b.dv = take(length * d);
-      b.dout = cells(kQueryBlock * width);
-      b.vt = cells(length * width);
-      b.k_pairs = pairs(b.k, length * width);
-      b.q_pairs = pairs(b.q, kQueryBlock * width);
-      b.dout_pairs = pairs(b.dout, kQueryBlock * width);
-      b.p_pairs = b.p_row;
-      b.ds_row = pairs(b.dp, kQueryBlock / P::kPack * length);
-      b.ds_pairs = pairs(b.dp, kQueryBlock / P::kPack * length);
-      PaddedRows::clear(b.dk, length * d);
-      PaddedRows::clear(b.dv, length * d);
+      b.dk = take(length * width);
+      b.dv = take(length * width);
+      b.dout = take(kQueryBlock * width);
+      b.vt = take(length * width);
+      PaddedRows::clear(b.dk, length * width);
+      PaddedRows::clear(b.dv, length * width);
     }
     // Keys before every query's window stay unread: a long cache costs no more than its window.
     const auto unseen = t.queries > 0 ? t.first_key(0) / simd::kLanes * simd::kLanes : 0;
     for (auto key = unseen; key < length; key += simd::kLanes) {
       const auto shared = std::clamp<std::int64_t>(t.prefix_keys - key, 0, simd::kLanes);
       const auto own = std::max<std::int64_t>(key - t.prefix_keys, 0);
-      const auto read = [&](const T* prefix, const T* from, std::int64_t ld, Cell* to)
+      const auto read = [&](const T* prefix, const T* from, std::int64_t ld, float* to)
           __attribute__((always_inline)) {
         if (shared > 0) P::read(prefix + key * ld, ld, shared, t.depth, to, shared);
         P::read(from + own * ld, ld, std::min(simd::kLanes - shared, t.keys - own), t.depth,
                 to + shared * width, simd::kLanes - shared);
       };
-      const auto place = (P::kPack == 1 ? key : 0) * width;  // pairs leave these rows behind
-      read(t.prefix_k, t.k, t.ldk, b.k + place);
-      read(t.prefix_v, t.v, t.ldv, b.v + place);
-      PaddedRows::transpose<isa>(b.k + place, b.kt + key, width, length);
-      P::pair_rows(b.v + place, simd::kLanes, width, b.v_pairs + key * width);
-      if constexpr (kBackward) {
-        PaddedRows::transpose<isa>(b.v + place, b.vt + key, width, length);
-        P::pair_rows(b.k + place, simd::kLanes, width, b.k_pairs + key * width);
-      }
+      read(t.prefix_k, t.k, t.ldk, b.k + key * width);
+      read(t.prefix_v, t.v, t.ldv, b.v + key * width);
+      PaddedRows::transpose<isa>(b.k + key * width, b.kt + key, width, length);
+      if constexpr (kBackward) PaddedRows::transpose<isa>(b.v + key * width, b.vt + key, width, length);
     }
 
     for (std::int64_t head = 0; head < t.heads; ++head)
@@ -178,20 +161,20 @@ struct AttentionKernel {
         run_queries<isa>(t, next, b, head, first, std::min(kQueryBlock, t.queries - first));
 
     if constexpr (kBackward) {
-      P::write(b.dk, d, t.dk, t.lddk, t.keys, t.depth, nullptr);
-      P::write(b.dv, d, t.dv, t.lddv, t.keys, t.depth, nullptr);
+      P::write(b.dk, width, t.dk, t.lddk, t.keys, t.depth, nullptr);
+      P::write(b.dv, width, t.dv, t.lddv, t.keys, t.depth, nullptr);
     }
   }
 
   /// Queries first .. first + rows - 1 of one head, over the keys that one of them sees. Strips of four rows
   /// leave out the keys after the last of the four.
-  template <simd::Isa isa, class Cell>
+  template <simd::Isa isa>
   [[gnu::always_inline]] static void run_queries(const AttentionTask<T>& t, const AttentionTask<T>& next,
-                                                 const Buffers<Cell>& buffers, std::int64_t head,
+                                                 const Buffers& buffers, std::int64_t head,
                                                  std::int64_t first, std::int64_t rows) {
-    using P = Products<isa, T>;
-    const Buffers<Cell> b = buffers;
-    const auto width = b.width, d = width * P::kPack, length = b.length, m = simd::round_up(rows, 4);
+    using P = FloatProducts<isa>;
+    const Buffers b = buffers;
+    const auto width = b.width, length = b.length, m = simd::round_up(rows, 4);
     const auto begin = t.first_key(first) / simd::kLanes * simd::kLanes;      // positions ascend
     const auto seen = [&](std::int64_t row) __attribute__((always_inline)) {  // by the strip from `row` on
       return t.position[first + std::min(row + 4, rows) - 1] + 1 - begin;
@@ -204,9 +187,7 @@ struct AttentionKernel {
     for (std::int64_t i = 0; i < m; i += 4) {
       next.template prefetch<kBackward>(head, first + i, first + i + 4);
       const auto keys = simd::round_up(seen(i), 4), n = simd::round_up(keys, simd::kLanes);
-      // Scores that become cells of their own need no place of their own, and stay near the processor.
-      const auto place = P::kPack == 1 ? i * length : 0;
-      float *p = b.p + place, *dp = b.dp + place;
+      float *p = b.p + i * length, *dp = b.dp + i * length;
       P::run(b.q + i * width, width, 1, b.kt + begin, length, p, length, 4, n, width, false);
       if constexpr (kBackward)
         P::run(b.dout + i * width, width, 1, b.vt + begin, length, dp, length, 4, n, width, false);
@@ -230,33 +211,20 @@ struct AttentionKernel {
         factors[i + r] = 1.0f / total[r];
         t.lse[(first + i + r) * t.ldl + head] = shift[r] + std::log(total[r]);
       }
-      // four rows of cells in a row, two of cells in pairs
-      Cell* row = (kBackward ? b.ds_row : b.p_row) + i / P::kPack * length;
-      const auto cells = length / P::kPack;
-      for (int r = 0; r < 4; ++r) P::pack((kBackward ? dp : p) + r * length, n, row + r * cells);
-      if constexpr (kBackward) {
-        for (int r = 0; r < 4; r += 2) {
-          P::pack_rows(p + r * length, length, n, b.p_pairs + (i + r) / P::kPack * length);
-          P::pack_rows(dp + r * length, length, n, b.ds_pairs + (i + r) / P::kPack * length);
-        }
-      }
-      P::run(row, cells, 1, (kBackward ? b.k_pairs : b.v_pairs) + begin * width, d, b.o + i * d, d, 4, d,
-             keys / P::kPack, false);
+      P::run(kBackward ? dp : p, length, 1, (kBackward ? b.k : b.v) + begin * width, width, b.o + i * width,
+             width, 4, width, keys, false);
     }
     if constexpr (!kBackward) {
-      P::write(b.o, d, t.out + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, factors);
+      P::write(b.o, width, t.out + head * t.o_head + first * t.ldo, t.ldo, rows, t.depth, factors);
     } else {
-      P::write(b.o, d, t.dq + head * t.dq_head + first * t.lddq, t.lddq, rows, t.depth, nullptr);
-      P::pair_rows(b.q, m, width, b.q_pairs);
-      P::pair_rows(b.dout, m, width, b.dout_pairs);
+      P::write(b.o, width, t.dq + head * t.dq_head + first * t.lddq, t.lddq, rows, t.depth, nullptr);
       std::int64_t i = 0;  // the first strip that sees one of four keys
       for (std::int64_t key = 0, n = simd::round_up(seen(m - 4), 4); key < n; key += 4) {
         while (seen(i) <= key) i += 4;
-        const auto from = i / P::kPack, count = (m - i) / P::kPack;
-        P::run(b.p_pairs + from * length + key, 1, length, b.dout_pairs + from * d, d,
-               b.dv + (begin + key) * d, d, 4, d, count, true);
-        P::run(b.ds_pairs + from * length + key, 1, length, b.q_pairs + from * d, d, b.dk + (begin + key) * d,
-               d, 4, d, count, true);
+        P::run(b.p + i * length + key, 1, length, b.dout + i * width, width, b.dv + (begin + key) * width,
+               width, 4, width, m - i, true);
+        P::run(b.dp + i * length + key, 1, length, b.q + i * width, width, b.dk + (begin + key) * width,
+               width, 4, width, m - i, true);
       }
     }
   }

@@ -10,17 +10,14 @@
 #include "offsite/ops/padded_rows.hpp"
 #include "offsite/ops/simd.hpp"
 
-// The matrix products of attention. A kernel keeps its operands as cells of 32 bits: one float, or a pair of
-// bfloat16 that lie one after the other along the dimension that is summed over.
+// The matrix products of attention, of floats or of cells: pairs of bfloat16 that lie one after the other along the
+// dimension that is summed over.
 
 namespace offsite::ops::detail {
 
-/// Products of float32 cells, for every type of tensor and every processor.
+/// Products in float32, for every type of tensor and every processor.
 template <simd::Isa isa>
 struct FloatProducts {
-  using Cell = float;
-  static constexpr std::int64_t kPack = 1;  ///< numbers in a cell
-
   // 4 x 4 vectors fill 16 of AVX-512's 32 registers; the other sets have 16, each half as wide or less.
   static constexpr int kWide = isa >= simd::Isa::kAvx512 ? 4 : 1;
 
@@ -83,9 +80,6 @@ struct FloatProducts {
         simd::store_some(to + i * ld + whole, simd::load(from + i * padded + whole) * factor, depth - whole);
     }
   }
-  [[gnu::always_inline]] static void pair_rows(const float*, std::int64_t, std::int64_t, float*) {}
-  [[gnu::always_inline]] static void pack(const float*, std::int64_t, float*) {}
-  [[gnu::always_inline]] static void pack_rows(const float*, std::int64_t, std::int64_t, float*) {}
 };
 
 #if defined(__x86_64__)
@@ -199,42 +193,7 @@ struct PairProducts {
       }
     }
   }
-
-  /// `n` floats -> n / 2 cells; n a multiple of 16.
-  [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void pack(
-      const float* from, std::int64_t n, Cell* to) {
-    for (std::int64_t j = 0; j < n; j += simd::kLanes) {
-      SixteenHalves half;
-      narrow(from + j, 1, half);
-      std::memcpy(to + j / kPack, &half, sizeof half);
-    }
-  }
-
-  /// Two rows of `n` floats, `ld` apart -> one row of n cells; n a multiple of 16.
-  [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void pack_rows(
-      const float* from, std::int64_t ld, std::int64_t n, Cell* to) {
-    for (std::int64_t j = 0; j < n; j += simd::kLanes) {
-      SixteenHalves even, odd;
-      narrow(from + j, 1, even);
-      narrow(from + ld + j, 1, odd);
-      store_pairs(to + j, even, odd);
-    }
-  }
 };
 #endif
-
-/// The products that serve tensors of type T best.
-template <simd::Isa isa, class T>
-struct ProductsOf {
-  using type = FloatProducts<isa>;
-};
-#if defined(__x86_64__)
-template <>
-struct ProductsOf<simd::Isa::kAvx512Bf16, simd::BFloat16> {
-  using type = PairProducts;
-};
-#endif
-template <simd::Isa isa, class T>
-using Products = typename ProductsOf<isa, T>::type;
 
 }  // namespace offsite::ops::detail

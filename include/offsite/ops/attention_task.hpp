@@ -40,7 +40,7 @@ struct AttentionTask {
   [[nodiscard]] std::int64_t scratch_size(bool backward) const {
     const auto length = simd::round_up(keys + prefix_keys, simd::kLanes),
                d = simd::round_up(depth, 2 * simd::kLanes);
-    return (backward ? 5 : 2) * kQueryBlock * length + (backward ? 6 : 4) * length * d + 4 * kQueryBlock * d;
+    return (backward ? 7 : 2) * kQueryBlock * length + (backward ? 6 : 4) * length * d + 8 * kQueryBlock * d;
   }
 
   /// Asks for the rows begin .. end - 1 of a head, before this task runs in the same thread. They lie pages apart,
