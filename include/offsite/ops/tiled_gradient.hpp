@@ -85,10 +85,10 @@ struct RightUnits : ColumnUnits {
 /// gradient += a^T b, in tiles of 64 x 128 sums.
 struct TiledGradient {
   /// Whether it can be computed here: `gradient` (rows, columns) float32, `a` (depth, rows) and `b` (depth, columns) of
-  /// bfloat16, rows of all three dense; where `TiledProduct` serves, too.
+  /// bfloat16, rows of all three dense, and not too few; where `TiledProduct` works, too.
   [[nodiscard]] static bool serves(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
     return gradient.scalar_type() == at::kFloat && gradient.stride(1) == 1 && b.stride(1) == 1 &&
-           a.size(1) >= detail::LeftUnits::kColumns && TiledProduct::usable(a, b);
+           a.size(1) >= detail::LeftUnits::kColumns && TiledProduct::usable(a, b, kFewestRows);
   }
 
   static void run(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
@@ -123,6 +123,9 @@ struct TiledGradient {
   }
 
  private:
+  // As many as are packed at least. Each number of rows would be one more product for oneDNN to compile and keep, 2 MB each.
+  static constexpr std::int64_t kFewestRows = 24;
+
   template <class Whole, class Own, class F>
   static void paired(const Whole& whole, const Own& own, F&& f) {
     constexpr auto kRoom = detail::LeftUnits::kBlock / 2 * detail::LeftUnits::kColumns,
