@@ -42,6 +42,7 @@
 #include "offsite/ops/norm_kernel.hpp"
 #include "offsite/ops/norm_rows.hpp"
 #include "offsite/ops/padded_attention.hpp"
+#include "offsite/ops/packed_factor.hpp"
 #include "offsite/ops/padded_rows.hpp"
 #include "offsite/ops/product.hpp"
 #include "offsite/ops/projections.hpp"

@@ -72,7 +72,7 @@ TEST_CASE("product: what tiles cannot take goes to the operators") {
   };
   const at::Tensor x = integers({600, 128}), w = integers({128, 128});
   CHECK(refused(integers({500, 128}), w));                      // too few rows to pay for packing
-  CHECK(refused(x.to(at::kFloat), w.to(at::kFloat)));           // another type
+  CHECK(refused(x.to(at::kDouble), w.to(at::kDouble)));         // another type
   CHECK(refused(integers({600, 127}), integers({127, 128})));   // an odd depth
   CHECK(refused(integers({600, 256}).slice(1, 0, 256, 2), w));  // rows that are not dense
   CHECK(refused(x, integers({128, 256}).slice(1, 0, 256, 2)));  // nor is the weight
@@ -157,7 +157,7 @@ TEST_CASE("product: few rows go to the operators where their cells cannot be tak
   CHECK(refused(integers({20, 129}).narrow(1, 0, 128), w));      // rows at odd distances
   CHECK(refused(integers({20, 130}).narrow(1, 1, 128), w));      // pairs not aligned
   CHECK(refused(integers({20, 256}).slice(1, 0, 256, 2), w));    // rows that are not dense
-  CHECK(refused(x.to(at::kFloat), w.to(at::kFloat)));            // another type
+  CHECK(refused(x.to(at::kDouble), w.to(at::kDouble)));          // another type
   CHECK(refused(x, integers({128, 63}).t().contiguous().t()));   // too few columns for a tile
   const at::Tensor odd = integers({20, 129}).narrow(1, 0, 128);
   CHECK(at::equal(ops::product(odd, w), at::mm(odd.to(at::kFloat), w.to(at::kFloat)).to(at::kBFloat16)));

@@ -148,8 +148,8 @@ struct DirectProduct {
   /// Whether `y = a b` can be computed here: where `TiledProduct` works, with dense rows of both, of any depth, and few
   /// rows of `a`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return a.size(0) < kTooManyRows && a.size(1) > 0 && b.stride(1) == 1 && TiledProduct::usable(a, b, 1) &&
-           TiledProduct::addable(bias);
+    return a.scalar_type() == at::kBFloat16 && a.size(0) < kTooManyRows && b.stride(1) == 1 &&
+           TiledProduct::usable(a, b, 1) && TiledProduct::addable(a, bias);
   }
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.

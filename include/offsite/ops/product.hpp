@@ -43,7 +43,7 @@ struct LinearPointwise {
 /// x W + b, differentiable by autograd: `x` (N, in), `w` (in, out) of any strides, `bias` (out) or undefined; the result
 /// is (N, out).
 ///
-/// Many rows of bfloat16 go to `TiledProduct`, fewer to `TransposedProduct` or `DirectProduct`, as the weight lies. For
+/// Many rows go to `TiledProduct`, fewer to `TransposedProduct` or `DirectProduct`, as the weight lies. For
 /// the others oneDNN adds the bias on its way: one pass over the result instead of at::addmm's three, which writes the
 /// bias into the result before the product and reads it again after.
 [[nodiscard]] inline at::Tensor product(const at::Tensor& x, const at::Tensor& w,

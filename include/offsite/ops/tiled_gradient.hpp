@@ -88,7 +88,8 @@ struct TiledGradient {
   /// bfloat16, rows of all three dense, and not too few; where `TiledProduct` works, too.
   [[nodiscard]] static bool serves(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
     return gradient.scalar_type() == at::kFloat && gradient.stride(1) == 1 && b.stride(1) == 1 &&
-           a.size(1) >= detail::LeftUnits::kColumns && TiledProduct::usable(a, b, kFewestRows);
+           a.scalar_type() == at::kBFloat16 && a.size(1) >= detail::LeftUnits::kColumns &&
+           TiledProduct::usable(a, b, kFewestRows);
   }
 
   static void run(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {

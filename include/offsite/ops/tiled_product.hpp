@@ -10,104 +10,19 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
+#include <limits>
+#include <type_traits>
 
-#include "offsite/ops/interleave.hpp"
+#include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/packed_factor.hpp"
 #include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 
-// Products of bfloat16 matrices out of tiles that are finished while they are in the first cache. oneDNN's own product
-// chooses its blocks for other processors: on Zen 4 it is 5 to 10 % slower.
+// Products out of tiles that stay in a cache until they are finished. oneDNN's own product chooses its blocks for other
+// processors: on Zen 4 it is 5 to 10 % slower.
 
 namespace offsite::ops {
 namespace detail {
-
-/// Numbers of two rows side by side, as the instructions for pairs want them.
-struct PairRowsKernel {  // to[2j], to[2j + 1] = first[j], second[j]
-  template <simd::Isa>
-  [[gnu::always_inline]] static void run(const simd::BFloat16* first, const simd::BFloat16* second,
-                                         std::uint32_t* to, std::int64_t n) {
-    std::int64_t j = 0;
-    for (; j + simd::kLanes <= n; j += simd::kLanes) {
-      SixteenHalves even, odd;
-      std::memcpy(&even, first + j, sizeof even);
-      std::memcpy(&odd, second + j, sizeof odd);
-      store_pairs(to + j, even, odd);
-    }
-    for (; j < n; ++j) to[j] = std::uint32_t{first[j].x} | std::uint32_t{second[j].x} << 16;
-  }
-};
-
-/// (rows, columns) cells of 32 bits -> (columns, rows), sixteen by sixteen where there are so many.
-struct TransposeKernel {
-  template <simd::Isa>
-  [[gnu::always_inline]] static void run(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
-                                         std::int64_t to_ld, std::int64_t rows, std::int64_t columns) {
-    std::int64_t i = 0;
-    for (; i + simd::kLanes <= rows; i += simd::kLanes) {
-      std::int64_t j = 0;
-      for (; j + simd::kLanes <= columns; j += simd::kLanes)
-        transpose_block(from + i * from_ld + j, from_ld, to + j * to_ld + i, to_ld);
-      for (; j < columns; ++j)
-        for (std::int64_t r = i; r < i + simd::kLanes; ++r) to[j * to_ld + r] = from[r * from_ld + j];
-    }
-    for (; i < rows; ++i)
-      for (std::int64_t j = 0; j < columns; ++j) to[j * to_ld + i] = from[i * from_ld + j];
-  }
-};
-
-/// The right factor (depth, columns) of a product, some columns at a time, as cells of 32 bits: two numbers of one column
-/// that are multiplied one after the other.
-struct RightFactor {
-  const simd::BFloat16* data;
-  std::int64_t depth, columns, row_stride, column_stride;  // one of the strides is 1
-
-  explicit RightFactor(const at::Tensor& b)
-      : data(b.const_data_ptr<simd::BFloat16>()),
-        depth(b.size(0)),
-        columns(b.size(1)),
-        row_stride(b.stride(0)),
-        column_stride(b.stride(1)) {}
-
-  /// Columns [first, first + count) -> (depth / 2, width) cells, zeros beyond the factor's own.
-  void pack(std::int64_t first, std::int64_t count, std::int64_t width, std::uint32_t* to) const {
-    if (count < width) std::memset(to, 0, static_cast<std::size_t>(depth / 2 * width) * sizeof *to);
-    if (column_stride == 1) {
-      const auto* even = data + first;
-      for (std::int64_t i = 0; i < depth; i += 2, even += 2 * row_stride, to += width)
-        simd::run<PairRowsKernel>(even, even + row_stride, to, count);
-    } else {
-      const auto* cells = reinterpret_cast<const std::uint32_t*>(data + first * column_stride);
-      simd::run<TransposeKernel>(cells, column_stride / 2, to, width, count, depth / 2);
-    }
-  }
-};
-
-/// Columns [start, stop) of a right factor in panels, the last of which may be narrower and reach beyond the factor.
-struct Panels {
-  const RightFactor& factor;
-  std::int64_t start, stop, widest;
-  std::uint32_t* memory;  ///< (stop - start) * depth / 2 cells
-
-  [[nodiscard]] std::int64_t count() const { return (stop - start + widest - 1) / widest; }
-  [[nodiscard]] std::int64_t first(std::int64_t panel) const { return start + panel * widest; }
-  [[nodiscard]] std::int64_t width(std::int64_t panel) const { return std::min(widest, stop - first(panel)); }
-  /// How many columns are the factor's own; zeros follow.
-  [[nodiscard]] std::int64_t columns(std::int64_t panel) const {
-    return std::min(width(panel), factor.columns - first(panel));
-  }
-  void pack(std::int64_t panel) const {
-    factor.pack(first(panel), columns(panel), width(panel), cells(panel));
-  }
-  [[nodiscard]] const simd::BFloat16* packed(std::int64_t panel) const {
-    return reinterpret_cast<const simd::BFloat16*>(cells(panel));
-  }
-
- private:
-  [[nodiscard]] std::uint32_t* cells(std::int64_t panel) const {
-    return memory + panel * widest * (factor.depth / 2);
-  }
-};
 
 /// The rows of a tile from `top`, of `rows` >= kMost: the last tile's height is a multiple of sixteen, too, and
 /// reaches up into the tile above, since the micro-kernel is compiled for each height.
@@ -119,76 +34,91 @@ struct TileRows {
       : wanted(std::min(kMost, rows - top)), above(simd::round_up(wanted, simd::kLanes) - wanted) {}
 };
 
-/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows`
-/// rows; threads share both. Some tiles one below the other meet all panels before the next ones: their rows
-/// stay in the second cache.
-template <class Compute>
-void share_tiles(std::int64_t rows, const Panels& panels, Compute&& compute) {
+/// Packs the panels of a right factor and calls `compute(top, panel, start)` for each tile of its product with `rows` rows
+/// and each part of the depth, from `start`, in turn; threads share both. Some tiles one below the other meet all panels
+/// before the next ones do, and a part of a panel before its next one: they stay in the cache.
+template <class T, class Compute>
+void share_tiles(std::int64_t rows, const Panels<T>& panels, std::int64_t part, Compute&& compute) {
   constexpr std::int64_t kTogether = 8;
   const auto width = panels.count(), height = (rows + TileRows::kMost - 1) / TileRows::kMost,
              groups = (height + kTogether - 1) / kTogether, tall = (height + groups - 1) / groups;
   const auto pack = [&](std::int64_t panel) { panels.pack(panel); };
   Preparations packing(width);
   share_work(packing, pack, groups * width * tall, tall, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) {
-      const auto group = i / (tall * width), panel = i / tall % width,
-                 top = (group * tall + i % tall) * TileRows::kMost;
-      if (top >= rows) continue;  // the last group may have fewer tiles
-      packing.wait(panel);
-      compute(top, panel);
-    }
+    for (std::int64_t start = 0; start < panels.factor.depth; start += part)
+      for (auto i = begin; i < end; ++i) {
+        const auto group = i / (tall * width), panel = i / tall % width,
+                   top = (group * tall + i % tall) * TileRows::kMost;
+        if (top >= rows) continue;  // the last group may have fewer tiles
+        packing.wait(panel);
+        compute(top, panel, start);
+      }
   });
 }
 
-/// y = c + bias, rounded to nearest even, for a tile of sums.
+/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `c` may be `y`.
 struct StoreTile {
 #if defined(__x86_64__)
+  template <class T>
   [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void run(
-      const float* c, std::int64_t c_ld, const float* bias, simd::BFloat16* y, std::int64_t y_ld,
-      std::int64_t rows, std::int64_t columns) {
+      const float* c, std::int64_t c_ld, const float* bias, T* y, std::int64_t y_ld, std::int64_t rows,
+      std::int64_t columns) {
     for (std::int64_t j = 0; j < columns; j += simd::kLanes) {
       const auto lanes = static_cast<__mmask16>((1u << std::min(simd::kLanes, columns - j)) - 1);
       const __m512 add = bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, bias + j);
-      for (std::int64_t i = 0; i < rows; ++i)
-        _mm256_mask_storeu_epi16(y + i * y_ld + j, lanes,
-                                 reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(
-                                     _mm512_add_ps(_mm512_loadu_ps(c + i * c_ld + j), add))));
+      for (std::int64_t i = 0; i < rows; ++i) {
+        const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, c + i * c_ld + j), add);
+        if constexpr (sizeof(T) == sizeof(float))
+          _mm512_mask_storeu_ps(y + i * y_ld + j, lanes, sum);
+        else
+          _mm256_mask_storeu_epi16(y + i * y_ld + j, lanes,
+                                   reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sum)));
+      }
     }
   }
 #else
-  static void run(const float*, std::int64_t, const float*, simd::BFloat16*, std::int64_t, std::int64_t,
-                  std::int64_t) {}
+  template <class T>
+  static void run(const float*, std::int64_t, const float*, T*, std::int64_t, std::int64_t, std::int64_t) {}
 #endif
 };
 
 }  // namespace detail
 
-/// Products of bfloat16 matrices, summed in float32, by oneDNN's micro-kernel, which LibTorch exports.
+/// Products of bfloat16 or float32 matrices, summed in float32, by oneDNN's micro-kernel, which LibTorch exports.
 struct TiledProduct {
   /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
   /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return (b.stride(1) == 1 || (b.stride(0) == 1 && b.stride(1) % 2 == 0 && aligned(b))) && pairs(a) &&
-           addable(bias) && usable(a, b);
+    return usable(a, b, fewest_rows(a)) && in_cells(a, a.size(1)) && addable(a, bias) &&
+           (b.stride(1) == 1 || (b.stride(0) == 1 && in_cells(b, b.stride(1)) && aligned(b)));
   }
-  /// What every product in tiles asks for: `fewest` rows of `a`, dense ones, and not too few columns of `b`.
-  [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b,
-                                   std::int64_t fewest = kFewestRows) {
-    return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() && a.is_cpu() &&
-           b.is_cpu() && a.scalar_type() == at::kBFloat16 && b.scalar_type() == at::kBFloat16 &&
-           a.size(0) >= fewest && a.stride(1) == 1 && b.size(1) >= kUnit && works();
+  /// What every product in tiles asks for: one of the two types, `fewest` rows of `a`, dense ones, something to sum, and not
+  /// too few columns of `b`.
+  [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b, std::int64_t fewest) {
+    return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() &&
+           detail::is_fast(a) && b.is_cpu() && a.scalar_type() == b.scalar_type() && a.size(0) >= fewest &&
+           a.size(1) > 0 && a.stride(1) == 1 && b.size(1) >= kUnit && works();
   }
-  /// Whether the depth splits into pairs.
-  [[nodiscard]] static bool pairs(const at::Tensor& a) { return a.size(1) % 2 == 0 && a.size(1) > 0; }
+  /// Whether `count` numbers of `t` fill cells of 32 bits.
+  [[nodiscard]] static bool in_cells(const at::Tensor& t, std::int64_t count) {
+    return count * t.element_size() % std::int64_t{sizeof(std::uint32_t)} == 0;
+  }
   /// Whether the bias, if there is one, can be added on the way.
-  [[nodiscard]] static bool addable(const at::Tensor& bias) {
-    return !bias.defined() || (bias.scalar_type() == at::kBFloat16 && bias.is_contiguous());
+  [[nodiscard]] static bool addable(const at::Tensor& a, const at::Tensor& bias) {
+    return !bias.defined() || (bias.scalar_type() == a.scalar_type() && bias.is_contiguous());
   }
   [[nodiscard]] static bool aligned(const at::Tensor& t) {
     return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
   }
   /// Fewer rows do not pay for packing `b`.
-  static constexpr std::int64_t kFewestRows = 512;
+  [[nodiscard]] static std::int64_t fewest_rows(const at::Tensor& a) {
+    return a.scalar_type() == at::kFloat ? 256 : 512;
+  }
+  /// What of the depth is summed at a time, so that what is multiplied stays in the second cache: of bfloat16, half as
+  /// wide, all.
+  template <class T>
+  static constexpr std::int64_t kPart = std::is_same_v<T, float> ? 768
+                                                                 : std::numeric_limits<std::int64_t>::max();
 
   /// For profilers, which see LibTorch's operators but not this: called when a product begins and ends, if it is set.
   using Observer = void (*)(const at::Tensor& a, const at::Tensor& b, bool begins);
@@ -207,36 +137,54 @@ struct TiledProduct {
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-    const auto columns = b.size(1), pairs = b.size(0) / 2;
-    at::Tensor y = at::empty({a.size(0), columns}, a.options());
+    at::Tensor y = at::empty({a.size(0), b.size(1)}, a.options());
     const Observed observed(a, b);
-    const detail::RightFactor right(b);
     const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
     const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
-    auto* r = y.mutable_data_ptr<simd::BFloat16>();
-    // Some megabytes of `b` are packed at a time.
-    const auto widest = std::clamp(kPanelCells / pairs / kUnit * kUnit, kUnit, kWidest),
-               most = std::max(kPackedCells / (pairs * widest), std::int64_t{1}) * widest,
-               padded = simd::round_up(columns, kUnit);
-    auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(pairs * std::min(most, padded)));
-    for (std::int64_t start = 0; start < padded; start += most)
-      multiply(a, {right, start, std::min(start + most, padded), widest, packed}, q, r);
+    with_type(a, [&]<class T>(T*) {
+      const detail::RightFactor<T> right(b);
+      const auto cells = right.depth / right.kPer, padded = simd::round_up(right.columns, kUnit);
+      // Some megabytes of `b` are packed at a time.
+      const auto widest = std::clamp(kPanelCells / std::min(cells, kPart<T>) / kUnit * kUnit, kUnit, kWidest),
+                 most = std::max(kPackedCells / (cells * widest), std::int64_t{1}) * widest;
+      auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(cells * std::min(most, padded)));
+      for (std::int64_t start = 0; start < padded; start += most)
+        multiply<T>(a, {right, start, std::min(start + most, padded), widest, packed}, q,
+                    y.mutable_data_ptr<T>());
+    });
     return y;
   }
 
  private:
   /// Some columns of y = a b + bias.
-  static void multiply(const at::Tensor& a, const detail::Panels& b, const float* bias, simd::BFloat16* y) {
-    const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns;
-    const auto* p = a.const_data_ptr<simd::BFloat16>();
-    detail::share_tiles(rows, b, [&](std::int64_t top, std::int64_t panel) {
-      alignas(64) float c[detail::TileRows::kMost * kWidest];
+  template <class T>
+  static void multiply(const at::Tensor& a, const detail::Panels<T>& b, const float* bias, T* y) {
+    const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns,
+               part = std::min(depth, kPart<T>);
+    const auto* p = a.const_data_ptr<T>();
+    detail::share_tiles(rows, b, part, [&](std::int64_t top, std::int64_t panel, std::int64_t start) {
       const detail::TileRows tile(top, rows);
       const auto first = b.first(panel), width = b.width(panel);
-      at::native::cpublas::brgemm(tile.above + tile.wanted, width, depth, ld, width, width, false,
-                                  p + (top - tile.above) * ld, b.packed(panel), c);
-      detail::StoreTile::run(c + tile.above * width, width, bias == nullptr ? bias : bias + first,
-                             y + top * columns + first, columns, tile.wanted, b.columns(panel));
+      auto* to = y + top * columns + first;
+      const auto sum = [&](std::int64_t from, float* c, std::int64_t c_ld) {
+        at::native::cpublas::brgemm(tile.above + tile.wanted, width, std::min(part, depth - from), ld, width,
+                                    c_ld, from > 0, p + (top - tile.above) * ld + from,
+                                    b.packed(panel) + from * width, c);
+      };
+      const auto store = [&](const float* c, std::int64_t c_ld) {
+        detail::StoreTile::run(c, c_ld, bias == nullptr ? bias : bias + first, to, columns, tile.wanted,
+                               b.columns(panel));
+      };
+      if constexpr (std::is_same_v<T, float>)
+        if (tile.above == 0 && b.columns(panel) == width) {  // a whole tile is summed where it belongs
+          sum(start, to, columns);
+          if (bias != nullptr && start + part >= depth) store(to, columns);
+          return;
+        }
+      if (start > 0) return;
+      alignas(64) float c[detail::TileRows::kMost * kWidest];
+      for (auto from = start; from < depth; from += part) sum(from, c, width);
+      store(c + tile.above * width, width);
     });
   }
 
@@ -248,11 +196,14 @@ struct TiledProduct {
   [[nodiscard]] static bool works() {
     static const bool found = [] {
       if (at::native::cpublas::could_pack(at::kBFloat16)) return false;  // true with AMX alone
-      const simd::BFloat16 a[2 * simd::kLanes] = {}, b[2 * simd::kLanes] = {};
-      float c[simd::kLanes * simd::kLanes];
+      const simd::BFloat16 pairs[2 * simd::kLanes] = {};
+      const float numbers[simd::kLanes] = {};
+      float c[simd::kLanes];
       try {
-        at::native::cpublas::brgemm(simd::kLanes, simd::kLanes, 2, 2, simd::kLanes, simd::kLanes, false, a, b,
+        at::native::cpublas::brgemm(1, simd::kLanes, 2, 2, simd::kLanes, simd::kLanes, false, pairs, pairs,
                                     c);
+        at::native::cpublas::brgemm(1, simd::kLanes, 1, 1, simd::kLanes, simd::kLanes, false, numbers,
+                                    numbers, c);
         return true;
       } catch (const c10::Error&) {
         return false;
