@@ -4,7 +4,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <limits>
+#include <type_traits>
 
+#include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/rms_norm.hpp"
 #include "support/tensors.hpp"
 #include "support/test.hpp"
 
@@ -75,6 +78,72 @@ TEST_CASE(
           if (of_parameters == at::ScalarType::Undefined) continue;
           CHECK(relative_error(got.dw, exact.dw.add(0.5)) < 2e-6);
           CHECK(relative_error(got.db, exact.db.add(0.5)) < 2e-6);
+        }
+  });
+}
+
+TEST_CASE("LayerNorm and RmsNorm: what is added on the way is added as before them and after them") {
+  const auto check = [](const auto& norm, at::ScalarType type, std::int64_t width) {
+    INFO("type ", static_cast<int>(type), " width ", width);
+    const at::Tensor x = random({70, width}, 1).to(type), more = random({70, width}, 2).to(type),
+                     d = random({70, width}, 3).to(type), sum = x.add(more);
+    typename std::remove_cvref_t<decltype(norm)>::Saved saved, wanted;
+    // Strided numbers take the way of two passes.
+    for (const at::Tensor& added : {more, random({70, 2 * width}, 2).to(type).narrow(1, 0, width)}) {
+      const at::Tensor to = x.clone(), result = x.add(added);
+      CHECK(at::equal(norm.forward(to, saved, true, added), norm.forward(result, wanted, true)));
+      CHECK(at::equal(to, result));
+      CHECK(at::equal(saved.x, result));
+      CHECK(at::equal(saved.rstd, wanted.rstd));
+    }
+    (void)norm.forward(sum, saved, true);
+    const at::Tensor dx = norm.backward(d, saved), both = norm.backward(d, saved, true, more);
+    const double rounding = type == at::kBFloat16 ? 4e-3 : 2e-7;  // one rounding instead of two
+    CHECK(relative_error(both, dx.to(at::kDouble).add(more)) < rounding);
+    CHECK(relative_error(norm.backward(d, saved, true, more.t().contiguous().t()), both) < rounding);
+    CHECK((both.scalar_type() == type));
+  };
+  support::for_each_isa([&] {
+    for (const auto type : {at::kFloat, at::kBFloat16})
+      for (const std::int64_t width : {5, 64, 100}) {
+        check(LayerNorm{random({width}, 4), random({width}, 5)}, type, width);
+        check(RmsNorm{random({width}, 4)}, type, width);
+      }
+  });
+  check(LayerNorm{random({8}, 4).to(at::kDouble), random({8}, 5).to(at::kDouble)}, at::kDouble, 8);
+}
+
+TEST_CASE("accumulate: equals ATen's sum in every type, for all lengths and strides") {
+  support::for_each_isa([] {
+    for (const auto to_type : {at::kFloat, at::kBFloat16, at::kDouble})
+      for (const auto type : {at::kFloat, at::kBFloat16, at::kDouble})
+        for (const std::int64_t width : {1, 16, 37}) {
+          INFO("types ", static_cast<int>(to_type), " ", static_cast<int>(type), " width ", width);
+          const at::Tensor from = random({5, width}, 1).to(type), flat = random({5, width}, 2).to(to_type),
+                           wide = random({5, width + 3}, 3).to(to_type);
+          for (const at::Tensor& to : {flat, wide.narrow(1, 1, width)}) {
+            const at::Tensor wanted = to.clone().add_(from);
+            ops::accumulate(to, from);
+            CHECK(at::equal(to, wanted));
+          }
+          CHECK(at::equal(wide.narrow(1, width + 1, 2),
+                          random({5, width + 3}, 3).to(to_type).narrow(1, width + 1, 2)));
+        }
+  });
+}
+
+TEST_CASE("accumulate_rows: sums each column in the order of rows, however many there are") {
+  support::for_each_isa([] {
+    for (const auto type : {at::kFloat, at::kBFloat16})
+      for (const std::int64_t rows : {0, 7, 8, 21})
+        for (const std::int64_t width : {5, 16, 71}) {
+          INFO("type ", static_cast<int>(type), " rows ", rows, " width ", width);
+          const at::Tensor from = random({rows, width + 2}, 1).to(type).narrow(1, 1, width),
+                           to = random({width}, 2), sum = at::zeros({width}, at::kFloat);
+          for (std::int64_t i = 0; i < rows; ++i) sum.add_(from[i]);
+          const at::Tensor wanted = to.add(sum);
+          ops::accumulate_rows(to, from);
+          CHECK(at::equal(to, wanted));
         }
   });
 }

@@ -6,6 +6,7 @@
 
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/core/random.hpp"
+#include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/self_attention.hpp"
 
@@ -79,9 +80,9 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     const bool post = b.residual == Residual::kPostNorm, normed = b.residual == Residual::kNormed;
     const at::Tensor d = post ? b.norm_2.backward(dy, saved.norm_2) : dy;
     at::Tensor dx = b.mlp.backward(dropped(d, b, s, saved, kAfterMlp), saved.mlp);  // of what mlp takes
-    if (post || normed) dx.add_(d);
-    dx = post ? b.norm_1.backward(dx, saved.norm_1) : b.norm_2.backward(dx, saved.norm_2);
-    if (!post && !normed) dx.add_(d);
+    if (post || normed) ops::accumulate(dx, d);
+    dx = post ? b.norm_1.backward(dx, saved.norm_1)
+              : b.norm_2.backward(dx, saved.norm_2, true, normed ? at::Tensor{} : d);
     const at::Tensor& to_attention = b.residual == Residual::kParallel ? d : dx;
 
     const bool need_dn = need_dh || (!post && b.norm_1.trains());
@@ -90,18 +91,24 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     if (!need_dn) return {};
     const at::Tensor& rows = saved.attention.rows;
     const auto add_dx = [&](at::Tensor& to) {
-      return rows.defined() ? to.index_add_(0, rows, dx) : to.add_(dx);
+      if (rows.defined())
+        to.index_add_(0, rows, dx);
+      else
+        ops::accumulate(to, dx);
     };
-    if (post) return add_dx(dn);
-    if (normed) add_dx(dn);
-    at::Tensor dh = b.norm_1.backward(dn, saved.norm_1, need_dh);
-    return normed || !need_dh ? dh : add_dx(dh);
+    if (post || normed) add_dx(dn);
+    if (post) return dn;
+    const bool at_once = !normed && !rows.defined();
+    at::Tensor dh = b.norm_1.backward(dn, saved.norm_1, need_dh, at_once ? dx : at::Tensor{});
+    if (need_dh && !normed && !at_once) add_dx(dh);
+    return dh;
   }
 
  private:
   enum Place : std::int64_t { kInAttention, kAfterAttention, kAfterMlp };  // what masks are keyed by
 
-  /// The order of a block's steps. What they return is fresh, so sums are taken in place, for autograd too.
+  /// The order of a block's steps. What they return is fresh, so sums are taken in place, for autograd too; a norm's second
+  /// argument is added to its first one before.
   template <class Steps>
   static at::Tensor arranged(Residual residual, const at::Tensor& h, const Steps& steps) {
     const bool post = residual == Residual::kPostNorm, normed = residual == Residual::kNormed;
@@ -112,15 +119,17 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
       const at::Tensor own = steps.wanted(h);
       at::Tensor y = steps.feed(steps.norm_2(own));
       steps.drop(y, kAfterMlp);
-      return y.add_(x).add_(own);
+      steps.add(y, x);
+      steps.add(y, own);
+      return y;
     }
-    x.add_(steps.wanted(normed ? n : h));
-    if (post) x = steps.norm_1(x);
-    const at::Tensor m = post ? x : steps.norm_2(x);
+    const at::Tensor own = steps.wanted(normed ? n : h),
+                     m = post ? steps.norm_1(x, own) : steps.norm_2(x, own);
     at::Tensor y = steps.feed(m);
     steps.drop(y, kAfterMlp);
-    y.add_(normed ? m : x);
-    return post ? steps.norm_2(y) : y;
+    if (post) return steps.norm_2(y, m);
+    steps.add(y, normed ? m : x);
+    return y;
   }
 
   struct Reference {
@@ -128,6 +137,9 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     const Sequences& s;
     at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x); }
     at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x); }
+    at::Tensor norm_1(const at::Tensor& x, const at::Tensor& y) const { return b.norm_1.forward(x.add_(y)); }
+    at::Tensor norm_2(const at::Tensor& x, const at::Tensor& y) const { return b.norm_2.forward(x.add_(y)); }
+    void add(const at::Tensor& to, const at::Tensor& x) const { to.add_(x); }
     at::Tensor attend(const at::Tensor& n) const { return b.attention.forward(n, s); }
     at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m); }
     at::Tensor wanted(const at::Tensor& x) const { return x; }
@@ -139,8 +151,13 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     const Sequences& s;
     const BlockPass& pass;
     Saved& saved;
-    at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x, saved.norm_1, pass.save); }
-    at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x, saved.norm_2, pass.save); }
+    at::Tensor norm_1(const at::Tensor& x, const at::Tensor& y = {}) const {
+      return b.norm_1.forward(x, saved.norm_1, pass.save, y);
+    }
+    at::Tensor norm_2(const at::Tensor& x, const at::Tensor& y = {}) const {
+      return b.norm_2.forward(x, saved.norm_2, pass.save, y);
+    }
+    void add(const at::Tensor& to, const at::Tensor& x) const { ops::accumulate(to, x); }
     at::Tensor attend(const at::Tensor& n) const {
       const auto key = derive_key(pass.dropout.key, b.index, kInAttention);
       return b.attention.forward(n, s, pass.rows, pass.dropout.attention, key, saved.attention, pass.save);
@@ -156,8 +173,13 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     const Block& b;
     Cache& cache;
     Saved& unused;
-    at::Tensor norm_1(const at::Tensor& x) const { return b.norm_1.forward(x, unused.norm_1, false); }
-    at::Tensor norm_2(const at::Tensor& x) const { return b.norm_2.forward(x, unused.norm_2, false); }
+    at::Tensor norm_1(const at::Tensor& x, const at::Tensor& y = {}) const {
+      return b.norm_1.forward(x, unused.norm_1, false, y);
+    }
+    at::Tensor norm_2(const at::Tensor& x, const at::Tensor& y = {}) const {
+      return b.norm_2.forward(x, unused.norm_2, false, y);
+    }
+    void add(const at::Tensor& to, const at::Tensor& x) const { ops::accumulate(to, x); }
     at::Tensor attend(const at::Tensor& n) const { return b.attention.forward(n, cache); }
     at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m, unused.mlp, false); }
     at::Tensor wanted(const at::Tensor& x) const { return x; }

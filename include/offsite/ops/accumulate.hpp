@@ -2,46 +2,73 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+
 #include "offsite/ops/simd.hpp"
 
 namespace offsite::ops {
 namespace detail {
 
 struct AccumulateKernel {  // to[i] += from[i]
-  template <simd::Isa, class T>
-  [[gnu::always_inline]] static void run(float* to, const T* from, std::int64_t n) {
+  static constexpr bool kUsesBFloat16 = true;
+
+  template <simd::Isa isa, class To, class From>
+  [[gnu::always_inline]] static void run(To* to, const From* from, std::int64_t n) {
     std::int64_t i = 0;
     for (; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store(to + i, simd::load(to + i) + simd::load(from + i));
-    for (; i < n; ++i) to[i] += static_cast<float>(from[i]);
+      simd::store<isa>(to + i, simd::load<isa>(to + i) + simd::load<isa>(from + i));
+    if (i < n)
+      simd::store_some(to + i, simd::load_some(to + i, n - i) + simd::load_some(from + i, n - i), n - i);
   }
 };
 
-struct ColumnSumKernel {  // to[j] += sum over rows of from[row][j], for j < columns
-  template <simd::Isa, class T>
-  [[gnu::always_inline]] static void run(float* to, const T* from, std::int64_t ld, std::int64_t rows,
-                                         std::int64_t columns) {
+/// to[j] += sum over rows of from[row][j] for j < columns, with room for as many `sums`. Rows are read end to end, some at
+/// a time: strips of a few columns would be a page a row, which processors do not fetch ahead.
+struct ColumnSumKernel {
+  static constexpr bool kUsesBFloat16 = true;
+  static constexpr std::int64_t kRows = 8;
+
+  template <simd::Isa isa, class T>
+  [[gnu::always_inline]] static void run(float* to, float* sums, const T* from, std::int64_t ld,
+                                         std::int64_t rows, std::int64_t columns) {
+    std::memset(sums, 0, static_cast<std::size_t>(columns) * sizeof *sums);
+    for (; rows > 0; rows -= kRows, from += kRows * ld)
+      add_rows<isa>(sums, from, ld, std::min(kRows, rows), columns);
+    AccumulateKernel::run<isa>(to, sums, columns);
+  }
+
+ private:
+  template <simd::Isa isa, class T>
+  [[gnu::always_inline]] static void add_rows(float* sums, const T* from, std::int64_t ld, std::int64_t rows,
+                                              std::int64_t columns) {
     std::int64_t j = 0;
-    for (; j + 4 * simd::kLanes <= columns; j += 4 * simd::kLanes) {
-      simd::Floats sum[4] = {};
-      for (std::int64_t r = 0; r < rows; ++r)
-#pragma GCC unroll 4
-        for (int v = 0; v < 4; ++v) sum[v] += simd::load(from + r * ld + j + v * simd::kLanes);
-#pragma GCC unroll 4
-      for (int v = 0; v < 4; ++v)
-        simd::store(to + j + v * simd::kLanes, simd::load(to + j + v * simd::kLanes) + sum[v]);
+    for (; j + simd::kLanes <= columns; j += simd::kLanes) {
+      simd::Floats sum = simd::load(sums + j);
+      if (rows == kRows)
+#pragma GCC unroll 8
+        for (std::int64_t r = 0; r < kRows; ++r) sum += simd::load<isa>(from + r * ld + j);
+      else
+        for (std::int64_t r = 0; r < rows; ++r) sum += simd::load<isa>(from + r * ld + j);
+      simd::store(sums + j, sum);
     }
-    for (; j < columns; j += simd::kLanes) {
-      const auto n = std::min(simd::kLanes, columns - j);
-      simd::Floats sum{};
-      for (std::int64_t r = 0; r < rows; ++r) sum += simd::load_some(from + r * ld + j, n);
-      simd::store_some(to + j, simd::load_some(to + j, n) + sum, n);
-    }
+    const auto n = columns - j;
+    if (n == 0) return;
+    simd::Floats sum = simd::load_some(sums + j, n);
+    for (std::int64_t r = 0; r < rows; ++r) sum += simd::load_some(from + r * ld + j, n);
+    simd::store_some(sums + j, sum, n);
   }
 };
 
 [[nodiscard]] inline bool is_fast(const at::Tensor& t) {
   return t.is_cpu() && (t.scalar_type() == at::kFloat || t.scalar_type() == at::kBFloat16);
+}
+
+/// Whether one pass can go through both, number by number: dense, of one type and shape, on the CPU.
+[[nodiscard]] inline bool is_like(const at::Tensor& a, const at::Tensor& b) {
+  return is_fast(a) && b.is_cpu() && a.scalar_type() == b.scalar_type() && a.sizes() == b.sizes() &&
+         a.is_contiguous() && b.is_contiguous();
 }
 
 }  // namespace detail
@@ -55,21 +82,18 @@ void with_type(const at::Tensor& t, F&& f) {
     f(static_cast<c10::BFloat16*>(nullptr));
 }
 
-/// to += from for float32 `to` and any floating `from` of the same shape; one pass. Rows of `to` may be
-/// strided.
+/// to += from for `to` of float32 or of the type of `from`, and of the same shape; one pass. Rows of `to` may be strided.
 ///
-/// ATen's add of mixed types takes three times as long. Other types and layouts go to `Tensor::add_`.
+/// ATen's add takes twice as long in bfloat16, and three times for mixed types. Other types and layouts go to it.
 inline void accumulate(const at::Tensor& to, const at::Tensor& from) {
   const bool rows = to.dim() == 2 && to.stride(1) == 1 && from.stride(1) == 1;
   const bool flat = to.is_contiguous() && from.is_contiguous();
-  if (!detail::is_fast(from) || to.scalar_type() != at::kFloat || to.sizes() != from.sizes() ||
-      !(rows || flat)) {
+  const bool sums = to.scalar_type() == at::kFloat || to.scalar_type() == from.scalar_type();
+  if (!detail::is_fast(from) || !sums || to.sizes() != from.sizes() || !(rows || flat)) {
     to.add_(from);
     return;
   }
-  auto* p = to.mutable_data_ptr<float>();
-  with_type(from, [&]<class T>(T*) {
-    const auto* q = from.const_data_ptr<T>();
+  const auto add = [&]<class To, class From>(To* p, const From* q) {
     if (flat) {
       at::parallel_for(0, to.numel(), 65536, [&](std::int64_t begin, std::int64_t end) {
         simd::run<detail::AccumulateKernel>(p + begin, q + begin, end - begin);
@@ -81,6 +105,13 @@ inline void accumulate(const at::Tensor& to, const at::Tensor& from) {
           simd::run<detail::AccumulateKernel>(p + i * to_ld, q + i * from_ld, columns);
       });
     }
+  };
+  with_type(from, [&]<class T>(T*) {
+    const auto* q = from.const_data_ptr<T>();
+    if (to.scalar_type() == at::kFloat)
+      add(to.mutable_data_ptr<float>(), q);
+    else
+      add(to.mutable_data_ptr<T>(), q);
   });
 }
 
@@ -98,7 +129,8 @@ inline void accumulate_rows(const at::Tensor& to, const at::Tensor& from) {
     const auto* q = from.const_data_ptr<T>();
     at::parallel_for(0, strips, 1, [&](std::int64_t begin, std::int64_t end) {
       const auto first = begin * 64, last = std::min(end * 64, columns);
-      simd::run<detail::ColumnSumKernel>(p + first, q + first, from.stride(0), from.size(0), last - first);
+      simd::run<detail::ColumnSumKernel>(p + first, simd::Scratch::floats(last - first), q + first,
+                                         from.stride(0), from.size(0), last - first);
     });
   });
 }

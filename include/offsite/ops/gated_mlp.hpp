@@ -148,7 +148,7 @@ struct GatedMlp {
     ops::gated_activation_backward_(da, saved.g, saved.u, activation);
     at::Tensor dx = gate.backward(saved.g, saved.gate);
     saved.g.reset();
-    dx.add_(up.backward(saved.u, saved.up));
+    ops::accumulate(dx, up.backward(saved.u, saved.up));
     saved.u.reset();
     return dx;
   }

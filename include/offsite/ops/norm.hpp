@@ -24,29 +24,32 @@ struct LayerNorm {
   [[nodiscard]] at::Tensor forward(const at::Tensor& x) const {
     return at::layer_norm(x, x.sizes().slice(1), weight, bias, eps);
   }
-  /// The same; keeps for `backward` what it needs if `save`.
-  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
+  /// The same; keeps for `backward` what it needs if `save`. An `addend` (N, C) is added to `x` in place before.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save,
+                                   const at::Tensor& addend = {}) const {
     if (has_kernel(x))
       return ops::norm_rows<true>(
           x, {ops::norm_parameter(weight, x.size(1), 1), ops::norm_parameter(bias, x.size(1), 0)}, eps, saved,
-          save);
+          save, addend);
+    if (addend.defined()) x.add_(addend);
     auto [y, mean, rstd] = at::native_layer_norm(x, x.sizes().slice(1), weight, bias, eps);
     if (save) saved = {x, mean, rstd};
     return y;
   }
-  /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
-  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
+  /// dL/dx, undefined unless `need_dx`, plus `addend` (N, C) if there is one; adds the gradients of trained tensors.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true,
+                                    const at::Tensor& addend = {}) const {
     const bool dw = trains(weight), db = trains(bias);
     if (!need_dx && !dw && !db) return {};
     if (has_kernel(saved.x))
       return ops::norm_rows_backward<true>(dy, saved, ops::norm_parameter(weight, dy.size(1), 1),
                                            dw ? weight.grad() : at::Tensor(), db ? bias.grad() : at::Tensor(),
-                                           need_dx);
+                                           need_dx, addend);
     auto [dx, gw, gb] = at::native_layer_norm_backward(dy, saved.x, dy.sizes().slice(1), saved.mean,
                                                        saved.rstd, weight, bias, {need_dx, dw, db});
     if (dw) ops::accumulate(weight.grad(), gw);
     if (db) ops::accumulate(bias.grad(), gb);
-    return dx;
+    return need_dx && addend.defined() ? dx.add_(addend) : dx;
   }
 
   [[nodiscard]] bool trains() const { return trains(weight) || trains(bias); }

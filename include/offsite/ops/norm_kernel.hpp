@@ -63,17 +63,25 @@ template <simd::Isa isa, class T, class F>
 }
 
 /// y = (x - mean) rstd scale + shift, row by row; writes `mean` and `rstd`. Without `kCentred` there is neither a mean
-/// nor a shift. A row is read again for its squares, from the first cache: the difference of two sums would cancel.
+/// nor a shift. Where `addend` is not null, x first becomes x + addend, rounded to its type. A row is read again for its
+/// squares, from the first cache: the difference of two sums would cancel.
 template <bool kCentred>
 struct NormKernel {
   static constexpr bool kUsesBFloat16 = true;
 
   template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void run(const T* x, const float* scale, const float* shift, T* y,
+  [[gnu::always_inline]] static void run(T* x, const T* addend, const float* scale, const float* shift, T* y,
                                          float* mean, float* rstd, std::int64_t rows, std::int64_t columns,
                                          float eps) {
     const auto width = static_cast<float>(columns);
     for (std::int64_t i = 0; i < rows; ++i, x += columns, y += columns) {
+      if (addend) {
+        for_lanes(
+            columns, [&](std::int64_t j, std::int64_t n) __attribute__((always_inline)) {
+              store_lanes<isa>(x + j, load_lanes<isa>(x + j, n) + load_lanes<isa>(addend + j, n), n);
+            });
+        addend += columns;
+      }
       float m = 0;
       if constexpr (kCentred)
         m = mean[i] =
@@ -100,30 +108,33 @@ struct NormKernel {
   }
 };
 
-/// dx = r (g - mean(g) - x^ mean(g x^)) with g = dy scale and x^ = r (x - m), without mean(g) unless `kCentred`;
-/// nothing where `dx` is null. Where `d_scale` is not, adds the rows' dy x^ to it and, if `kCentred`, dy to `d_shift`:
-/// eight rows at a time, which caches still hold.
+/// dx = r (g - mean(g) - x^ mean(g x^)) + addend with g = dy scale and x^ = r (x - m), without mean(g) unless `kCentred`
+/// and without the addend where that is null; nothing where `dx` is null. Where `d_scale` is not, adds the rows' dy x^ to
+/// it and, if `kCentred`, dy to `d_shift`: eight rows at a time, which caches still hold.
 template <bool kCentred>
 struct NormBackwardKernel {
   static constexpr bool kUsesBFloat16 = true;
   static constexpr std::int64_t kRows = 8;
 
   template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void run(const T* dy, const T* x, const float* scale, const float* mean,
-                                         const float* rstd, T* dx, float* d_scale, float* d_shift,
-                                         std::int64_t rows, std::int64_t columns) {
+  [[gnu::always_inline]] static void run(const T* dy, const T* x, const T* addend, const float* scale,
+                                         const float* mean, const float* rstd, T* dx, float* d_scale,
+                                         float* d_shift, std::int64_t rows, std::int64_t columns) {
     for (; rows > 0; rows -= kRows) {
       const auto n = std::min(kRows, rows);
       simd::Floats m[kRows], r[kRows];
       for (std::int64_t i = 0; i < n; ++i) {
         if constexpr (kCentred) m[i] = mean[i];
         r[i] = rstd[i];
-        if (dx) of_row<isa>(dy + i * columns, x + i * columns, scale, m[i], r[i], dx + i * columns, columns);
+        if (dx)
+          of_row<isa>(dy + i * columns, x + i * columns, addend ? addend + i * columns : nullptr, scale, m[i],
+                      r[i], dx + i * columns, columns);
       }
       if (d_scale) of_parameters<isa>(dy, x, m, r, d_scale, d_shift, n, columns);
       dy += n * columns, x += n * columns, rstd += n;
       if (kCentred) mean += n;
       if (dx) dx += n * columns;
+      if (addend) addend += n * columns;
     }
   }
 
@@ -132,7 +143,7 @@ struct NormBackwardKernel {
     return kCentred ? x - m : x;
   }
   template <simd::Isa isa, class T>
-  [[gnu::always_inline]] static void of_row(const T* dy, const T* x, const float* scale,
+  [[gnu::always_inline]] static void of_row(const T* dy, const T* x, const T* addend, const float* scale,
                                             const simd::Floats& m, const simd::Floats& r, T* dx,
                                             std::int64_t columns) {
     simd::Floats products[4] = {}, sums[4] = {};  // four of each, as above
@@ -155,7 +166,9 @@ struct NormBackwardKernel {
     for_lanes(
         columns, [&](std::int64_t k, std::int64_t n) __attribute__((always_inline)) {
           const simd::Floats g = centred(load_lanes<isa>(dy + k, n) * load_lanes<isa>(scale + k, n), middle);
-          store_lanes<isa>(dx + k, (g - centred(load_lanes<isa>(x + k, n), m) * slope) * r, n);
+          simd::Floats v = (g - centred(load_lanes<isa>(x + k, n), m) * slope) * r;
+          if (addend) v += load_lanes<isa>(addend + k, n);
+          store_lanes<isa>(dx + k, v, n);
         });
   }
 

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/linear.hpp"
 
 namespace offsite {
@@ -86,8 +87,10 @@ struct SeparateProjections {
     const at::Tensor of_q = q.backward(d.q, saved.q, need), of_k = k.backward(d.k, saved.k, need);
     at::Tensor dn = v.backward(d.v, saved.v, need);
     if (!need) return {};
-    dn.add_(of_k);
-    return rows.defined() ? dn.index_add_(0, rows, of_q) : dn.add_(of_q);
+    ops::accumulate(dn, of_k);
+    if (rows.defined()) return dn.index_add_(0, rows, of_q);
+    ops::accumulate(dn, of_q);
+    return dn;
   }
 };
 

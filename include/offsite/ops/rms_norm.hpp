@@ -24,13 +24,16 @@ struct RmsNorm {
     const at::Tensor rstd = at::rsqrt(wide.mul(wide).mean(-1, true).add(eps));
     return wide.mul(rstd).mul(scale()).to(x.scalar_type());
   }
-  /// The same; keeps for `backward` what it needs if `save`.
-  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save) const {
-    return ops::norm_rows<false>(x, {scale(), {}}, eps, saved, save);
+  /// The same; keeps for `backward` what it needs if `save`. An `addend` (N, C) is added to `x` in place before.
+  [[nodiscard]] at::Tensor forward(const at::Tensor& x, Saved& saved, bool save,
+                                   const at::Tensor& addend = {}) const {
+    return ops::norm_rows<false>(x, {scale(), {}}, eps, saved, save, addend);
   }
-  /// dL/dx, undefined unless `need_dx`; adds the gradient of the weight if it trains.
-  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true) const {
-    return ops::norm_rows_backward<false>(dy, saved, scale(), weight.grad(), {}, need_dx);
+  /// dL/dx, undefined unless `need_dx`, plus `addend` (N, C) if there is one; adds the gradient of the weight if it
+  /// trains.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& dy, const Saved& saved, bool need_dx = true,
+                                    const at::Tensor& addend = {}) const {
+    return ops::norm_rows_backward<false>(dy, saved, scale(), weight.grad(), {}, need_dx, addend);
   }
 
   [[nodiscard]] bool trains() const { return weight.grad().defined(); }
