@@ -77,12 +77,12 @@ struct PairAttentionKernel {
         const auto count = std::min(kSummed, t.queries - first);
         for (std::int64_t part = 0; part < count; part += kQueryBlock)
           run_queries(t, next, b, head, first, part, std::min(kQueryBlock, count - part));
-        if constexpr (kBackward) sum_gradients(t, b, first, count, written);
+        if constexpr (kBackward)
+          sum_gradients(t, b, first, count, written, head + 1 == t.heads && first + count == t.queries);
       }
-    if constexpr (kBackward) {
-      clear_gradients(b, written, b.length);  // keys that no query saw
-      PairProducts::write(b.dk, b.d, t.dk, t.lddk, t.keys, t.depth, nullptr);
-      PairProducts::write(b.dv, b.d, t.dv, t.lddv, t.keys, t.depth, nullptr);
+    if (kBackward && t.queries == 0) {
+      clear_gradients(b, 0, t.keys);
+      write_gradients(t, b, 0, t.keys);
     }
   }
 
@@ -297,7 +297,7 @@ struct PairAttentionKernel {
         even = _mm512_mul_ps(even, _mm512_loadu_ps(b.factors + (p - b.p)));
         odd = _mm512_mul_ps(odd, _mm512_loadu_ps(b.factors + (p - b.p) + kQueryBlock));
       }
-      store_pairs(reinterpret_cast<Cell*>(p), narrow(even), narrow(odd));
+      store_pairs(reinterpret_cast<Cell*>(b.p + key / 2 * kQueryBlock + column), narrow(even), narrow(odd));
     }
     _mm512_store_ps(block.sums + column, _mm512_add_ps(even_sum, odd_sum));
   }
@@ -326,7 +326,7 @@ struct PairAttentionKernel {
       }
 #pragma GCC unroll 2
     for (int v = 0; v < kCount; ++v)
-      store_pairs(reinterpret_cast<Cell*>(b.p + key * kQueryBlock + first + v * simd::kLanes), ds[0][v],
+      store_pairs(reinterpret_cast<Cell*>(b.p + key / 2 * kQueryBlock + first + v * simd::kLanes), ds[0][v],
                   ds[1][v]);
   }
 
@@ -371,7 +371,7 @@ struct PairAttentionKernel {
     const Cell* rows_of_pairs = (kBackward ? b.k_pairs : b.v_pairs) + block.begin * b.width;
     for (std::int64_t i = 0; i < m; i += 4) {
       next.template prefetch<kBackward>(head, first + i, first + i + 4);
-      PairProducts::run(p + i, 1, 2 * kQueryBlock, rows_of_pairs, b.d, b.o + i * b.d, b.d, 4, b.d,
+      PairProducts::run(p + i, 1, kQueryBlock, rows_of_pairs, b.d, b.o + i * b.d, b.d, 4, b.d,
                         simd::round_up(seen(i), 4) / 2, false);
     }
     if constexpr (!kBackward) {
@@ -391,7 +391,7 @@ struct PairAttentionKernel {
   /// Adds what queries first .. first + rows - 1 contribute to the gradients of the keys and values they see.
   [[gnu::always_inline]] static void sum_gradients(const AttentionTask<T>& t, const Buffers& b,
                                                    std::int64_t first, std::int64_t rows,
-                                                   std::int64_t& written) {
+                                                   std::int64_t& written, bool last) {
     const auto begin = t.first_key(first) / kKeys * kKeys, m = simd::round_up(rows, 4);
     const auto seen = [&](std::int64_t row) __attribute__((always_inline)) {  // by the strip from `row` on
       return t.position[first + std::min(row + 4, rows) - 1] + 1;
@@ -402,12 +402,30 @@ struct PairAttentionKernel {
       std::int64_t i = 0;  // the first strip that sees one of four keys
       for (auto key = begin; key < end; key += 4) {
         while (seen(i) <= key) i += 4;
+        const bool add = key < written;
+        float* sums = last && !add ? b.o : (values ? b.dv : b.dk) + key * b.d;
         PairProducts::run((values ? b.p_halves : b.ds_halves) + (key * kSummed + i) / 2, kSummed / 2, 1,
-                          (values ? b.dout_pairs : b.q_pairs) + i / 2 * b.d, b.d,
-                          (values ? b.dv : b.dk) + key * b.d, b.d, 4, b.d, (m - i) / 2, key < written);
+                          (values ? b.dout_pairs : b.q_pairs) + i / 2 * b.d, b.d, sums, b.d, 4, b.d,
+                          (m - i) / 2, add);
+        if (last)  // while they are near the processor
+          PairProducts::write(sums, b.d, values ? t.dv + key * t.lddv : t.dk + key * t.lddk,
+                              values ? t.lddv : t.lddk, std::min<std::int64_t>(4, t.keys - key), t.depth,
+                              nullptr);
       }
     }
     written = std::max(written, end);
+    if (last) {
+      clear_gradients(b, end, t.keys);  // keys that no query saw
+      write_gradients(t, b, end, t.keys);
+      write_gradients(t, b, 0, begin);
+    }
+  }
+
+  [[gnu::always_inline]] static void write_gradients(const AttentionTask<T>& t, const Buffers& b,
+                                                     std::int64_t from, std::int64_t to) {
+    if (from >= to) return;
+    PairProducts::write(b.dk + from * b.d, b.d, t.dk + from * t.lddk, t.lddk, to - from, t.depth, nullptr);
+    PairProducts::write(b.dv + from * b.d, b.d, t.dv + from * t.lddv, t.lddv, to - from, t.depth, nullptr);
   }
 };
 
