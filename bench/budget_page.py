@@ -47,11 +47,11 @@ def floors(record):
     blocks, wide, numbers = BLOCKS - 1, 2 if record["type"] == "bfloat16" else 4, record["trained"]
     row = record["rows"] * WIDTH * wide * 1e-9  # GB of one number a feature
     found = {}
-    if record.get("pairs"):  # forward two products, backward five; the last block has few queries
+    if record.get("pairs") and "softmax_ns" in record:  # forward two products, backward five; the last block has few queries
         gflop, pairs = 14e-9 * record["pairs"] * WIDTH * blocks, record["pairs"] * HEADS * blocks
-        times = gflop / record["own_gflop_s"] * 1e3, 2e-6 * pairs * record["exponential_ns"], ms_of(11 * blocks * row, "cache")
-        found["attention"] = (sum(times), f"{gflop:.1f} Gflop of causal products at the speed of the limit, {times[0]:.0f} ms; forward and backward "
-                              f"an exponential for each of {pairs * 1e-6:.0f} million pairs and heads, {times[1]:.0f} ms; queries, keys, values, results "
+        times = gflop / record["own_gflop_s"] * 1e3, 1e-6 * pairs * (record["softmax_ns"] + record["softmax_backward_ns"]), ms_of(11 * blocks * row, "cache")
+        found["attention"] = (sum(times), f"{gflop:.1f} Gflop of causal products at the speed of the limit, {times[0]:.0f} ms; softmax "
+                              f"and its gradient besides them for {pairs * 1e-6:.0f} million pairs and heads, in the first cache, {times[1]:.0f} ms; queries, keys, values, results "
                               f"and their gradients read and written, {times[2]:.0f} ms")
     hidden = record["rows"] * HIDDEN * 1e-6
     forward = (blocks + TRAINED) * hidden * max(record["activation_ns"], 2 * wide / record["cache_gb_s"])

@@ -31,11 +31,11 @@ void Budget::print() const {
   std::printf("\nGflop/s are of one processor's time, while it runs; the products' own speed is\n");
   std::printf("%.1f Gflop/s (1472x768 768x3072)\n", 1e-9 * floors.product);
   std::printf(
-      "At best a processor updates %.1f GB/s in memory and %.1f in the caches, and takes %.2f ns for an "
-      "exponential, "
-      "%.2f for an activation and %.2f for its slope\n",
-      1e-9 * floors.memory, 1e-9 * floors.cache, 1e9 * floors.exponential, 1e9 * floors.activation,
-      1e9 * floors.slope);
+      "At best a processor updates %.1f GB/s in memory and %.1f in the caches, takes %.2f ns for softmax of "
+      "a\n",
+      1e-9 * floors.memory, 1e-9 * floors.cache, 1e9 * floors.softmax);
+  std::printf("query and a key and %.2f for its gradient, %.2f for an activation and %.2f for its slope\n",
+              1e9 * floors.softmax_backward, 1e9 * floors.activation, 1e9 * floors.slope);
 }
 
 void Budget::print_json() const {
@@ -67,7 +67,8 @@ void Budget::print_json() const {
                                     {"own_gflop_s", 1e-9 * floors.product},
                                     {"memory_gb_s", 1e-9 * floors.memory},
                                     {"cache_gb_s", 1e-9 * floors.cache},
-                                    {"exponential_ns", 1e9 * floors.exponential},
+                                    {"softmax_ns", 1e9 * floors.softmax},
+                                    {"softmax_backward_ns", 1e9 * floors.softmax_backward},
                                     {"activation_ns", 1e9 * floors.activation},
                                     {"slope_ns", 1e9 * floors.slope},
                                     {"lines", std::move(all)}});

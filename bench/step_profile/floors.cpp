@@ -7,10 +7,13 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "common.hpp"
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/simd.hpp"
+#include "step_profile/softmax_floor.hpp"
 
 namespace bench {
 namespace {
@@ -43,14 +46,6 @@ struct UpdateKernel {
   [[gnu::always_inline]] static void run(float* x, std::int64_t n) {
     for (std::int64_t i = 0; i + simd::kLanes <= n; i += simd::kLanes)
       simd::store(x + i, simd::load(x + i) + 1.0f);
-  }
-};
-
-struct ExponentialKernel {
-  template <simd::Isa>
-  [[gnu::always_inline]] static void run(float* x, std::int64_t n) {
-    for (std::int64_t i = 0; i + simd::kLanes <= n; i += simd::kLanes)
-      simd::store(x + i, simd::exp(simd::load(x + i)) - 1.0f);
   }
 };
 
@@ -88,6 +83,41 @@ double time_of_one(at::ScalarType type, const F& f) {
   return seconds / static_cast<double>(kNumbers * kTimes * at::get_num_threads());
 }
 
+/// What softmax reads and writes, within the first cache.
+template <class T>
+struct SoftmaxOperands {
+  static constexpr std::int64_t kKeys = 48, kPairs = 32 * kKeys;
+  std::vector<float> scores = std::vector<float>(kPairs, 0.5f), gradients = scores, kept = scores,
+                     lse = std::vector<float>(32);
+  std::vector<T> p = std::vector<T>(kPairs), ds = p;
+
+  void forward() {
+    simd::run<SoftmaxForwardKernel<T>>(scores.data(), std::int64_t{kKeys}, 0.18f, p.data(), lse.data());
+  }
+  void backward() {
+    simd::run<SoftmaxBackwardKernel<T>>(scores.data(), gradients.data(), std::int64_t{kKeys}, 0.18f,
+                                        lse.data(), kept.data(), p.data(), ds.data());
+  }
+};
+
+/// Seconds for one pair of a query and a key of one head.
+template <class T>
+double time_of_pair(void (SoftmaxOperands<T>::*pass)()) {
+  constexpr std::int64_t kTimes = 1000;
+  std::vector<SoftmaxOperands<T>> own(static_cast<std::size_t>(at::get_num_threads()));
+  const auto seconds = best_of(30, [&] {
+    in_all_threads([&](std::int64_t thread) {
+      for (std::int64_t k = 0; k < kTimes; ++k) (own[static_cast<std::size_t>(thread)].*pass)();
+    });
+  });
+  return seconds / static_cast<double>(SoftmaxOperands<T>::kPairs * kTimes * at::get_num_threads());
+}
+
+template <class T>
+std::pair<double, double> time_of_softmax() {
+  return {time_of_pair(&SoftmaxOperands<T>::forward), time_of_pair(&SoftmaxOperands<T>::backward)};
+}
+
 }  // namespace
 
 Floors Floors::measure(at::ScalarType type) {
@@ -95,13 +125,12 @@ Floors Floors::measure(at::ScalarType type) {
   constexpr std::int64_t kBlock = 1900 * 3072;  // numbers
   const auto gelu = [](at::Tensor& x) { ops::activation_out(x, Activation::kGeluTanh, x); };
   const auto slope = [](at::Tensor& x) { ops::activation_backward_(x, x, Activation::kGeluTanh); };
-  const auto exponential = [](at::Tensor& x) {
-    simd::run<ExponentialKernel>(x.mutable_data_ptr<float>(), x.numel());
-  };
+  const auto softmax = type == at::kBFloat16 ? time_of_softmax<simd::BFloat16>() : time_of_softmax<float>();
   return {speed_of_products(type),
           speed_of_updates(std::int64_t{256} << 20, 1),
           speed_of_updates(kBlock * static_cast<std::int64_t>(c10::elementSize(type)), 4),
-          time_of_one(at::kFloat, exponential),
+          softmax.first,
+          softmax.second,
           time_of_one(type, gelu),
           time_of_one(type, slope)};
 }

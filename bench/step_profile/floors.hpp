@@ -9,10 +9,11 @@ struct Floors {
   double product = 0;  ///< operations a second of a product of the feed-forward layer's size
   double memory =
       0;  ///< bytes a second, read or written, of an update in place of far more than the caches hold
-  double cache = 0;        ///< the same of as much as a block's activations, over and over
-  double exponential = 0;  ///< seconds for one, in registers and the first cache
-  double activation = 0;   ///< seconds for one of GELU in the first cache
-  double slope = 0;        ///< seconds for one of its derivative there
+  double cache = 0;    ///< the same of as much as a block's activations, over and over
+  double softmax = 0;  ///< seconds for one query and key of a head, without products, in the first cache
+  double softmax_backward = 0;  ///< the same of its gradient
+  double activation = 0;        ///< seconds for one of GELU in the first cache
+  double slope = 0;             ///< seconds for one of its derivative there
 
   [[nodiscard]] static Floors measure(at::ScalarType type);
 };
