@@ -4,6 +4,7 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/equal.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/mul.h>
 #include <ATen/ops/randint.h>
@@ -138,6 +139,30 @@ TEST_CASE("product of float32: few rows times a weight dense along the depth, fo
   CHECK(!ops::TransposedProduct::serves(integers({256, 128}), w));  // enough to pay for packing the weight
 }
 
+TEST_CASE("product of float32: few rows times a weight dense along its columns, for every edge") {
+  c10::NoGradGuard no_grad;
+  at::manual_seed(7);
+  struct Case {
+    std::int64_t rows, depth, columns;
+  };
+  for (const auto& [rows, depth, columns] : {Case{1, 64, 64}, Case{12, 257, 95}, Case{43, 131, 595},
+                                             Case{64, 1, 127}, Case{97, 300, 65}, Case{127, 128, 200}}) {
+    const at::Tensor x = integers({rows, depth}), bias = integers({columns}), w = integers({depth, columns});
+    CHECK(ops::DirectProduct::serves(x, w, bias) == is_fast());
+    const at::Tensor want = at::addmm(bias, x, w);
+    CHECK(at::equal(ops::product(x, w, bias), want));
+    CHECK(at::equal(ops::product(x, w), at::sub(want, bias)));
+    // Rows of wider ones, and a part of a fused weight, from the middle; what lies beside them is not a number.
+    const at::Tensor part = integers({rows + 2, depth + 5}).narrow(0, 1, rows).narrow(1, 3, depth);
+    const at::Tensor fused = at::full({depth + 3, columns + 5}, std::numeric_limits<float>::quiet_NaN()),
+                     slice = fused.narrow(0, 2, depth).narrow(1, 1, columns);
+    slice.copy_(w);
+    CHECK(ops::DirectProduct::serves(part, slice) == is_fast());
+    CHECK(at::equal(ops::product(part, slice), at::mm(part, w)));
+  }
+  CHECK(!ops::DirectProduct::serves(integers({128, 128}), integers({128, 96})));  // too many rows to gain
+}
+
 TEST_CASE("product of float32: a number's bits are the same for few rows and for many") {
   c10::NoGradGuard no_grad;
   at::manual_seed(6);
@@ -146,7 +171,10 @@ TEST_CASE("product of float32: a number's bits are the same for few rows and for
   const auto threads = at::get_num_threads();
   for (const int count : {1, 3}) {
     at::set_num_threads(count);
-    if (is_fast()) CHECK(at::equal(ops::product(x.narrow(0, 13, 101), w, bias), y.narrow(0, 13, 101)));
+    if (!is_fast()) continue;
+    CHECK(at::equal(ops::product(x.narrow(0, 13, 101), w, bias), y.narrow(0, 13, 101)));
+    const at::Tensor in_out = w.contiguous(), few = ops::product(x.narrow(0, 13, 101), in_out, bias);
+    CHECK(at::equal(ops::product(x.narrow(0, 20, 5), in_out, bias), few.narrow(0, 7, 5)));
   }
   at::set_num_threads(threads);
 }
