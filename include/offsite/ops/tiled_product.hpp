@@ -89,7 +89,7 @@ struct TiledProduct {
   /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
   /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return usable(a, b, fewest_rows(a)) && in_cells(a, a.size(1)) && addable(a, bias) &&
+    return usable(a, b, fewest_rows(a, b)) && in_cells(a, a.size(1)) && addable(a, bias) &&
            (b.stride(1) == 1 || (b.stride(0) == 1 && in_cells(b, b.stride(1)) && aligned(b)));
   }
   /// What every product in tiles asks for: one of the two types, `fewest` rows of `a`, dense ones, something to sum, and not
@@ -110,9 +110,10 @@ struct TiledProduct {
   [[nodiscard]] static bool aligned(const at::Tensor& t) {
     return reinterpret_cast<std::uintptr_t>(t.const_data_ptr()) % alignof(std::uint32_t) == 0;
   }
-  /// Fewer rows do not pay for packing `b`.
-  [[nodiscard]] static std::int64_t fewest_rows(const at::Tensor& a) {
-    return a.scalar_type() == at::kFloat ? 256 : 512;
+  /// Fewer rows do not pay for packing `b`. Pairs along the depth are in place if `b` is dense there, and need no packing for
+  /// `TransposedProduct`.
+  [[nodiscard]] static std::int64_t fewest_rows(const at::Tensor& a, const at::Tensor& b) {
+    return a.scalar_type() == at::kFloat || b.stride(1) == 1 ? 256 : 512;
   }
   /// What of the depth is summed at a time, so that what is multiplied stays in the second cache: of bfloat16, half as
   /// wide, all.

@@ -23,7 +23,7 @@ struct TransposedProduct {
   /// cells of 32 bits, `b` (depth, columns) dense along the depth, and neither too few rows nor so many that packing
   /// `b` pays.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return TiledProduct::usable(a, b, kFewestRows) && a.size(0) < TiledProduct::fewest_rows(a) &&
+    return TiledProduct::usable(a, b, kFewestRows) && a.size(0) < TiledProduct::fewest_rows(a, b) &&
            b.stride(0) == 1 && TiledProduct::in_cells(a, a.size(1)) &&
            TiledProduct::in_cells(a, a.stride(0)) && TiledProduct::aligned(a) &&
            TiledProduct::addable(a, bias);
