@@ -61,16 +61,37 @@ def floors(record):
     volume = numbers * (34 if wide == 2 else 32) * 1e-9
     found["optimiser"] = (ms_of(volume, "memory"), f"one pass over {numbers * 1e-6:.1f} million numbers, their gradients and both moments: "
                           f"{volume * 1e3:.0f} MB at the speed of the memory")
-    volume = (2 * 2 + 2 * 3) * blocks * row
+    volume = (4 + 2 + 2 * 4) * blocks * row
     found["norms"] = (ms_of(volume, "cache") + ms_of(4e-9 * numbers, "memory"), "each row read and written once forward, read twice and written once "
-                      f"backward, {volume * 1e3:.0f} MB at the speed of the caches; the gradients read once for their norm")
-    volume = (2 * 3 + 2 * 3) * blocks * row
-    found["memory traffic"] = (ms_of(volume, "cache"), f"residual sums forward and backward: {volume * 1e3:.0f} MB at the speed of the caches")
+                      f"backward, with the residual sums beside them, {volume * 1e3:.0f} MB at the speed of the caches; the gradients read once for "
+                      "their norm")
+    volume = (3 * blocks + 9 * TRAINED) * row
+    found["memory traffic"] = (ms_of(volume, "cache"), "the residual sums at the blocks' ends, and what is summed to bias gradients: "
+                               f"{volume * 1e3:.0f} MB at the speed of the caches")
     return found
 
 
-WITHOUT_FLOOR = {"framework": "the calls of the operators themselves, packing the batch",
+WITHOUT_FLOOR = {"framework": "some 1,500 calls of LibTorch's operators for each pass of up to 2,048 rows, most of which make or cut a tensor, by one "
+                              "processor while the other one waits",
                  "loss without its products": "softmax and its gradient over the vocabulary"}
+ABOVE = {"attention": "a head's rows lie 4.6 KB apart: reading, transposing and writing them takes a fifth of the time; a tenth of the scores "
+                      "is beyond the diagonal. Huge pages, other prefetches and denser rows changed nothing",
+         "activations": "what a product wrote comes from the third cache, or from memory",
+         "memory traffic": "numbers come from the third cache or from memory; gathered rows, conversions of parameters; where a norm follows, the "
+                           "residual sum is a part of it already",
+         "norms": "they take the residual sums with them; a row's sums, its division and its root wait for each other. Several rows at a time were "
+                  "slower, since rows come from the third cache"}
+KERNEL = (" Where the products' own rest to the peak lies was tried apart, with one thread: the micro-kernel alone reached 98 % of the peak with "
+          "operands in the second cache, 92 % on matrices of these sizes without packing and storing, and 89 % with both; other tiles, panels and "
+          "prefetches changed nothing.")
+
+
+def explained(part, kind, least):
+    """An item's floor, and in words what that is and, of what was looked into, what is above."""
+    if part not in least:
+        return None, WITHOUT_FLOOR.get(part, "")
+    floor, what = least[part]
+    return floor, what + (f". Above it: {ABOVE[part]}" if part in ABOVE and kind == "bfloat16" else "")
 
 
 def between(results):
@@ -91,8 +112,8 @@ def between(results):
         items = [("**the limit**: all products at the speed of one of the feed-forward layer's size", limit, limit, ""),
                  ("products that are slower than that one" if slower else "products that are faster than the matrix library's", products - limit, None,
                   ("other shapes, cold weights and results; the head's weight is read for a few rows; " if slower else "") +
-                  ("tiles of offsite's own around oneDNN's micro-kernel" if kind == "bfloat16" else "the matrix library's own blocks")),
-                 *((part, ms, *least.get(part, (None, WITHOUT_FLOOR.get(part, "")))) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
+                  "tiles of offsite's own around oneDNN's micro-kernel" + ("" if kind == "bfloat16" else "; weights' gradients are the library's")),
+                 *((part, ms, *explained(part, kind, least)) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
         whole = record["threads"] * record["wall_ms"]
         peaks = results.speeds("peak", kind).values()
         peak = statistics.median(peaks) / record["threads"] if peaks else None
@@ -102,7 +123,7 @@ def between(results):
                   "products at the limit's speed, or as they are where they are faster, and every other item at its floor it would take "
                   f"{lowest / limit:.3f} times its limit: **kernels that waste nothing would end at {100 * limit / lowest:.0f} % of the limit's rate**." +
                   (f" The products alone run at {100 * record['gflop'] / products * 1e3 / peak:.0f} % of the processor's peak, the limit is "
-                   f"{100 * record['own_gflop_s'] / peak:.0f} % of it." if peak else ""), "",
+                   f"{100 * record['own_gflop_s'] / peak:.0f} % of it." + (KERNEL if kind == "bfloat16" else "") if peak else ""), "",
                   *table(["item", "ms a step", "of the step", "floor, ms", "what the floor is, or what the item is"],
                          [(name, f"{ms:.1f}", f"{100 * ms / whole:.1f} %", "" if floor is None else f"{floor:.1f}", what)
                           for name, ms, floor, what in items])]
