@@ -23,6 +23,7 @@
 #include "offsite/ops/adamw.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/attention_kernel.hpp"
+#include "offsite/ops/attention_pairs.hpp"
 #include "offsite/ops/attention_plan.hpp"
 #include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/attention_task.hpp"
