@@ -104,10 +104,13 @@ class Results:
         return [1e9 * speeds[r] / flop(run[0]) for r, run in runs.items() if r in speeds]
 
     def speeds(self, of, kind):
-        """{round: Gflop/s} of the matrix library's products or of the processor's instructions alone."""
-        found = {r: next((x for x in run if (x.get("bench") == "peak") == (of == "peak")), {})
-                 for r, run in self.rounds("products", "products", "").items()}
-        return {r: record[kind] for r, record in found.items() if kind in record}
+        """{round: Gflop/s} of the matrix library's products or of the processor's instructions alone, before or after ours."""
+        found = {}
+        for when in ("before", "after"):
+            for r, run in self.rounds("products", when, "").items():
+                speeds = [x[kind] for x in run if (x.get("bench") == "peak") == (of == "peak") and kind in x]
+                found[r] = max([found.get(r, 0), *speeds])
+        return {r: speed for r, speed in found.items() if speed}
 
     def missing(self):
         """{(group, name, allocator, why): its rounds} of what was planned and has no result."""
@@ -184,7 +187,7 @@ def goal_rows(results):
         for name, kind in KINDS.items():
             speeds = results.speeds(of, kind)
             shares = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / speeds[r]
-                      for r, run in results.rounds("step", name).items() if r in speeds]
+                      for r, run in results.rounds("products", name).items() if r in speeds]
             if shares:
                 goal = LIMIT_GOAL if name == "offsite" and of == "library" else None
                 rows.append(Goal(f"{text}, {kind}", shares, goal, found[kind], limits[kind], peaks[kind]))
@@ -219,8 +222,8 @@ def ratio_table(rows):
 
 def steadiness(results):
     """How near the library's own products come to the best of them, in a sentence."""
-    shares = {kind: [run[0][f"{kind} mean"] / run[0][kind] for run in results.rounds("products", "products", "").values()
-                     if f"{kind} mean" in run[0]] for kind in dict.fromkeys(KINDS.values())}
+    shares = {kind: [run[0][f"{kind} mean"] / run[0][kind] for when in ("before", "after")
+                     for run in results.rounds("products", when, "").values()] for kind in dict.fromkeys(KINDS.values())}
     found = [f"{100 * middle(values):.0f} % of that best one in {kind}" for kind, values in shares.items() if values]
     return [f"All such products of two seconds, one after the other and nothing else, run at {' and '.join(found)}."] if found else []
 
@@ -433,7 +436,8 @@ def document(results, made_of):
               "take their batches evenly from the long to the short ones. offsite runs all 512 in each round in bf16, and 128 others "
               "in each in float32, in the file's order",
               "- the limit: the operations of the linear layers that have to be computed (the last block beyond its keys and values, and "
-              "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the same round", ""]
+              "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the two seconds before and the two "
+              "seconds after a short run of offsite of its own: a shared machine's speed changes from minute to minute", ""]
     lines += missing(results)
     lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes up to 40 minutes",
               "bench/run.sh", "```", "", "`bench/run.sh --quick` takes five minutes, `--only evaluation,files` measures these groups anew, "

@@ -167,7 +167,17 @@ class Bench:
                            self.ours(r, "float32", s["float32_steps"]), "tuned")
                 yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 280),
                            self.peer(*self.sliced("trainer-float32", r), tuned=False), "default")
-            yield Task("products", "products", r, 11, self.products)
+
+    def product_tasks(self):
+        """Ours between products of the same minute: a shared machine's speed differs more from one minute to the next than what is
+        looked for."""
+        steps = max(1, self.scale["steps"] // 4)
+        for r in range(self.rounds):
+            yield Task("products", "before", r, 11, self.products)
+            yield Task("products", "offsite", r, 6 + (steps + 2) * 1.45, self.ours(r, "bfloat16", steps), "tuned")
+            if self.scale["float32_steps"]:
+                yield Task("products", "offsite-float32", r, 5 + 6 * 3.1, self.ours(r, "float32", 4), "tuned")
+            yield Task("products", "after", r, 11, self.products)
 
     def evaluation_tasks(self):
         theirs, own = self.scale["questions"]
@@ -246,7 +256,7 @@ class Bench:
 
     def tasks(self):
         """The most important first: what a cut-off run has not reached is missing."""
-        parts = (self.step_tasks, self.evaluation_tasks, self.budget_tasks, self.curve_tasks, self.shape_tasks, self.extra_tasks,
+        parts = (self.step_tasks, self.product_tasks, self.evaluation_tasks, self.budget_tasks, self.curve_tasks, self.shape_tasks, self.extra_tasks,
                  self.kernel_tasks, self.memory_tasks, self.file_tasks)
         wanted = set(self.options.only.split(",")) if self.options.only else None
         return [task for part in parts for task in part() if wanted is None or task.group in wanted]
