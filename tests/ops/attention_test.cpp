@@ -5,6 +5,9 @@
 #include <ATen/ops/zeros.h>
 #include <ATen/ops/zeros_like.h>
 
+#include <algorithm>
+#include <cmath>
+#include <limits>
 #include <vector>
 
 #include "offsite/ops/attention.hpp"
@@ -84,7 +87,35 @@ at::Tensor by_definition(const at::Tensor& q, const at::Tensor& k, const at::Ten
   return out;
 }
 
+struct RoughPowerKernel {
+  static constexpr bool kUsesBFloat16 = true;
+
+  template <simd::Isa isa>
+  [[gnu::always_inline]] static void run(const float* from, float* to) {
+    simd::store(to, simd::exp2_rough<isa>(simd::load(from)));
+  }
+};
+
 }  // namespace
+
+TEST_CASE(
+    "simd: exp2_rough is exact to 3e-6, and exact at whole numbers; small for small numbers, NaN for NaN") {
+  support::for_each_isa([] {
+    float in[16] = {}, out[16];
+    for (float x = -126; x <= 127; x += 0.0625f) {
+      std::fill_n(in, 16, x);
+      simd::run<RoughPowerKernel>(static_cast<const float*>(in), out + 0);
+      const double error = std::abs(out[3] / std::exp2(static_cast<double>(x)) - 1);
+      CHECK(error <= (x == std::floor(x) ? 0 : 3e-6));
+    }
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const float ends[16] = {std::numeric_limits<float>::quiet_NaN(), -127, -1000, -1e30f, -kInfinity};
+    simd::run<RoughPowerKernel>(ends + 0, out + 0);
+    CHECK(std::isnan(out[0]));
+    for (int i = 1; i < 5; ++i) CHECK((0 <= out[i] && out[i] < 1.2e-38f));
+    CHECK(out[5] == 1);
+  });
+}
 
 TEST_CASE("attention: shared keys, windows and biases equal the definition in float64, and its gradients") {
   const std::vector<std::int64_t> lengths{5, 70, 1, 33}, tails{50, 4, 20, 1, 12};
