@@ -122,11 +122,11 @@ struct DirectPanels {
     for (std::int64_t k = 0; k < depth; k += kDepth)
       for (auto panel = start; panel < stop; ++panel) add(panel, k);
   }
-  void store(const float* bias, T* y) const {
+  void store(const at::Tensor& bias, T* y) const {
     for (auto panel = start; panel < stop; ++panel) {
       const auto first = panel * Tile::kColumns;
-      StoreTile::run(sums(panel), Tile::kColumns, bias == nullptr ? bias : bias + first, y + first, columns,
-                     rows, width(panel));
+      StoreTile::run(sums(panel), Tile::kColumns, bias_from<T>(bias, first), y + first, columns, rows,
+                     width(panel));
     }
   }
 
@@ -174,8 +174,6 @@ struct DirectProduct {
     const auto rows = a.size(0), columns = b.size(1);
     at::Tensor y = at::empty({rows, columns}, a.options());
     const TiledProduct::Observed observed(a, b);
-    const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
-    const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
 
     constexpr auto kWidth = detail::DirectTile<float>::kColumns;
     const auto panels = (columns + kWidth - 1) / kWidth, units = (panels + kUnit - 1) / kUnit;
@@ -195,7 +193,7 @@ struct DirectProduct {
                                            .stop = stop,
                                            .c = c};
         some.multiply();
-        some.store(q, y.mutable_data_ptr<T>());
+        some.store(bias, y.mutable_data_ptr<T>());
       });
     });
     return y;

@@ -56,16 +56,29 @@ void share_tiles(std::int64_t rows, const Panels<T>& panels, std::int64_t part, 
   });
 }
 
-/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `c` may be `y`.
+/// The numbers of a bias from `first`; null if there is none.
+template <class T>
+[[nodiscard]] const T* bias_from(const at::Tensor& bias, std::int64_t first) {
+  return bias.defined() ? bias.const_data_ptr<T>() + first : nullptr;
+}
+
+/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `c` may be `y`; `bias` may be null.
 struct StoreTile {
 #if defined(__x86_64__)
   template <class T>
   [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void run(
-      const float* c, std::int64_t c_ld, const float* bias, T* y, std::int64_t y_ld, std::int64_t rows,
+      const float* c, std::int64_t c_ld, const T* bias, T* y, std::int64_t y_ld, std::int64_t rows,
       std::int64_t columns) {
     for (std::int64_t j = 0; j < columns; j += simd::kLanes) {
       const auto lanes = static_cast<__mmask16>((1u << std::min(simd::kLanes, columns - j)) - 1);
-      const __m512 add = bias == nullptr ? _mm512_setzero_ps() : _mm512_maskz_loadu_ps(lanes, bias + j);
+      __m512 add = _mm512_setzero_ps();
+      if (bias != nullptr) {
+        if constexpr (sizeof(T) == sizeof(float))
+          add = _mm512_maskz_loadu_ps(lanes, bias + j);
+        else
+          add = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(
+              lanes, _mm512_maskz_cvtepu16_epi32(lanes, _mm256_maskz_loadu_epi16(lanes, bias + j)), 16));
+      }
       for (std::int64_t i = 0; i < rows; ++i) {
         const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, c + i * c_ld + j), add);
         if constexpr (sizeof(T) == sizeof(float))
@@ -78,7 +91,7 @@ struct StoreTile {
   }
 #else
   template <class T>
-  static void run(const float*, std::int64_t, const float*, T*, std::int64_t, std::int64_t, std::int64_t) {}
+  static void run(const float*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, std::int64_t) {}
 #endif
 };
 
@@ -140,8 +153,6 @@ struct TiledProduct {
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
     at::Tensor y = at::empty({a.size(0), b.size(1)}, a.options());
     const Observed observed(a, b);
-    const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
-    const auto* q = bias.defined() ? added.const_data_ptr<float>() : nullptr;
     with_type(a, [&]<class T>(T*) {
       const detail::RightFactor<T> right(b);
       const auto cells = right.depth / right.kPer, padded = simd::round_up(right.columns, kUnit);
@@ -150,7 +161,7 @@ struct TiledProduct {
                  most = std::max(kPackedCells / (cells * widest), std::int64_t{1}) * widest;
       auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(cells * std::min(most, padded)));
       for (std::int64_t start = 0; start < padded; start += most)
-        multiply<T>(a, {right, start, std::min(start + most, padded), widest, packed}, q,
+        multiply<T>(a, {right, start, std::min(start + most, padded), widest, packed}, bias,
                     y.mutable_data_ptr<T>());
     });
     return y;
@@ -159,7 +170,7 @@ struct TiledProduct {
  private:
   /// Some columns of y = a b + bias.
   template <class T>
-  static void multiply(const at::Tensor& a, const detail::Panels<T>& b, const float* bias, T* y) {
+  static void multiply(const at::Tensor& a, const detail::Panels<T>& b, const at::Tensor& bias, T* y) {
     const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns,
                part = std::min(depth, kPart<T>);
     const auto* p = a.const_data_ptr<T>();
@@ -173,13 +184,13 @@ struct TiledProduct {
                                     b.packed(panel) + from * width, c);
       };
       const auto store = [&](const float* c, std::int64_t c_ld) {
-        detail::StoreTile::run(c, c_ld, bias == nullptr ? bias : bias + first, to, columns, tile.wanted,
+        detail::StoreTile::run(c, c_ld, detail::bias_from<T>(bias, first), to, columns, tile.wanted,
                                b.columns(panel));
       };
       if constexpr (std::is_same_v<T, float>)
         if (tile.above == 0 && b.columns(panel) == width) {  // a whole tile is summed where it belongs
           sum(start, to, columns);
-          if (bias != nullptr && start + part >= depth) store(to, columns);
+          if (bias.defined() && start + part >= depth) store(to, columns);
           return;
         }
       if (start > 0) return;

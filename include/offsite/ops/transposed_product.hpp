@@ -34,24 +34,22 @@ struct TransposedProduct {
     const auto rows = a.size(0), padded = simd::round_up(rows, simd::kLanes);
     at::Tensor y = at::empty({rows, b.size(1)}, a.options());
     const TiledProduct::Observed observed(a, b);
-    const at::Tensor added = bias.defined() ? bias.to(at::kFloat) : bias;
     with_type(a, [&]<class T>(T*) {
       const detail::RightFactor<T> right(a.t());
       auto* packed =
           reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(padded * (right.depth / right.kPer)));
-      multiply<T>(b.t(), {right, 0, padded, kWidth, packed},
-                  bias.defined() ? added.const_data_ptr<float>() : nullptr, y.mutable_data_ptr<T>());
+      multiply<T>(b, {right, 0, padded, kWidth, packed}, bias, y.mutable_data_ptr<T>());
     });
     return y;
   }
 
  private:
-  /// y = (w a^T + bias)^T, the weight's rows in tiles.
+  /// y = (b^T a^T + bias)^T, the rows of b^T in tiles.
   template <class T>
-  static void multiply(const at::Tensor& w, const detail::Panels<T>& a, const float* bias, T* y) {
+  static void multiply(const at::Tensor& b, const detail::Panels<T>& a, const at::Tensor& bias, T* y) {
     constexpr auto kHeight = detail::TileRows::kMost, kPart = TiledProduct::kPart<T>;
-    const auto columns = w.size(0), depth = w.size(1), ld = w.stride(0);
-    const auto* p = w.const_data_ptr<T>();
+    const auto columns = b.size(1), depth = b.size(0), ld = b.stride(1);
+    const auto* p = b.const_data_ptr<T>();
     detail::share_tiles(columns, a, depth, [&](std::int64_t top, std::int64_t panel, std::int64_t) {
       alignas(64) float c[kHeight * kWidth], transposed[kWidth * kHeight];
       const detail::TileRows tile(top, columns);
@@ -63,8 +61,8 @@ struct TransposedProduct {
       simd::run<detail::TransposeKernel>(reinterpret_cast<const std::uint32_t*>(c + tile.above * width),
                                          width, reinterpret_cast<std::uint32_t*>(transposed), kHeight,
                                          tile.wanted, width);
-      detail::StoreTile::run(transposed, kHeight, bias == nullptr ? bias : bias + top,
-                             y + first * columns + top, columns, a.columns(panel), tile.wanted);
+      detail::StoreTile::run(transposed, kHeight, detail::bias_from<T>(bias, top), y + first * columns + top,
+                             columns, a.columns(panel), tile.wanted);
     });
   }
 
