@@ -34,25 +34,23 @@ struct TileRows {
       : wanted(std::min(kMost, rows - top)), above(simd::round_up(wanted, simd::kLanes) - wanted) {}
 };
 
-/// Packs the panels of a right factor and calls `compute(top, panel, start)` for each tile of its product with `rows` rows
-/// and each part of the depth, from `start`, in turn; threads share both. Some tiles one below the other meet all panels
-/// before the next ones do, and a part of a panel before its next one: they stay in the cache.
+/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows` rows;
+/// threads share both. Some tiles one below the other meet all panels before the next ones do: they stay in the cache.
 template <class T, class Compute>
-void share_tiles(std::int64_t rows, const Panels<T>& panels, std::int64_t part, Compute&& compute) {
+void share_tiles(std::int64_t rows, const Panels<T>& panels, Compute&& compute) {
   constexpr std::int64_t kTogether = 8;
   const auto width = panels.count(), height = (rows + TileRows::kMost - 1) / TileRows::kMost,
              groups = (height + kTogether - 1) / kTogether, tall = (height + groups - 1) / groups;
   const auto pack = [&](std::int64_t panel) { panels.pack(panel); };
   Preparations packing(width);
   share_work(packing, pack, groups * width * tall, tall, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t start = 0; start < panels.factor.depth; start += part)
-      for (auto i = begin; i < end; ++i) {
-        const auto group = i / (tall * width), panel = i / tall % width,
-                   top = (group * tall + i % tall) * TileRows::kMost;
-        if (top >= rows) continue;  // the last group may have fewer tiles
-        packing.wait(panel);
-        compute(top, panel, start);
-      }
+    for (auto i = begin; i < end; ++i) {
+      const auto group = i / (tall * width), panel = i / tall % width,
+                 top = (group * tall + i % tall) * TileRows::kMost;
+      if (top >= rows) continue;  // the last group may have fewer tiles
+      packing.wait(panel);
+      compute(top, panel);
+    }
   });
 }
 
@@ -62,7 +60,7 @@ template <class T>
   return bias.defined() ? bias.const_data_ptr<T>() + first : nullptr;
 }
 
-/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `c` may be `y`; `bias` may be null.
+/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `bias` may be null.
 struct StoreTile {
 #if defined(__x86_64__)
   template <class T>
@@ -174,29 +172,16 @@ struct TiledProduct {
     const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns,
                part = std::min(depth, kPart<T>);
     const auto* p = a.const_data_ptr<T>();
-    detail::share_tiles(rows, b, part, [&](std::int64_t top, std::int64_t panel, std::int64_t start) {
+    detail::share_tiles(rows, b, [&](std::int64_t top, std::int64_t panel) {
+      alignas(64) float c[detail::TileRows::kMost * kWidest];
       const detail::TileRows tile(top, rows);
       const auto first = b.first(panel), width = b.width(panel);
-      auto* to = y + top * columns + first;
-      const auto sum = [&](std::int64_t from, float* c, std::int64_t c_ld) {
+      for (std::int64_t from = 0; from < depth; from += part)
         at::native::cpublas::brgemm(tile.above + tile.wanted, width, std::min(part, depth - from), ld, width,
-                                    c_ld, from > 0, p + (top - tile.above) * ld + from,
+                                    width, from > 0, p + (top - tile.above) * ld + from,
                                     b.packed(panel) + from * width, c);
-      };
-      const auto store = [&](const float* c, std::int64_t c_ld) {
-        detail::StoreTile::run(c, c_ld, detail::bias_from<T>(bias, first), to, columns, tile.wanted,
-                               b.columns(panel));
-      };
-      if constexpr (std::is_same_v<T, float>)
-        if (tile.above == 0 && b.columns(panel) == width) {  // a whole tile is summed where it belongs
-          sum(start, to, columns);
-          if (bias.defined() && start + part >= depth) store(to, columns);
-          return;
-        }
-      if (start > 0) return;
-      alignas(64) float c[detail::TileRows::kMost * kWidest];
-      for (auto from = start; from < depth; from += part) sum(from, c, width);
-      store(c + tile.above * width, width);
+      detail::StoreTile::run(c + tile.above * width, width, detail::bias_from<T>(bias, first),
+                             y + top * columns + first, columns, tile.wanted, b.columns(panel));
     });
   }
 

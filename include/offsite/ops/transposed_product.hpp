@@ -50,7 +50,7 @@ struct TransposedProduct {
     constexpr auto kHeight = detail::TileRows::kMost, kPart = TiledProduct::kPart<T>;
     const auto columns = b.size(1), depth = b.size(0), ld = b.stride(1);
     const auto* p = b.const_data_ptr<T>();
-    detail::share_tiles(columns, a, depth, [&](std::int64_t top, std::int64_t panel, std::int64_t) {
+    detail::share_tiles(columns, a, [&](std::int64_t top, std::int64_t panel) {
       alignas(64) float c[kHeight * kWidth], transposed[kWidth * kHeight];
       const detail::TileRows tile(top, columns);
       const auto first = a.first(panel), width = a.width(panel);
