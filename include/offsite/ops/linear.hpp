@@ -63,6 +63,10 @@ struct Linear {
   }
   /// dL/dx, undefined unless `need_dx`; adds the gradients of trained tensors.
   [[nodiscard]] at::Tensor backward(const at::Tensor& d_out, const Saved& saved, bool need_dx = true) const {
+    return backward(d_out, Saved(saved), need_dx);
+  }
+  /// The same; lets go of `saved` before it makes dL/dx, which may be as large.
+  [[nodiscard]] at::Tensor backward(const at::Tensor& d_out, Saved&& saved, bool need_dx = true) const {
     const at::Tensor dy = bottleneck.defined() ? bottleneck.backward(d_out, saved.bottleneck) : d_out;
     if (bias.defined() && bias.grad().defined()) ops::accumulate_rows(bias.grad(), dy);
     at::Tensor through, d = dy;
@@ -71,6 +75,7 @@ struct Linear {
       const bool in_out = layout == WeightLayout::kInOut;
       add_product(weight.grad(), in_out ? saved.x.t() : d.t(), in_out ? d : saved.x);
     }
+    saved = {};
     if (!need_dx) return {};
     const at::Tensor of_weight = layout == WeightLayout::kInOut ? weight.t() : weight;
     return through.defined() ? through.addmm_(d, of_weight) : ops::product(d, of_weight);
