@@ -4,6 +4,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include <cstdint>
+#include <utility>
 
 #include "offsite/core/error.hpp"
 #include "offsite/core/tensor_view.hpp"
@@ -143,8 +144,7 @@ struct GatedMlp {
       ops::gated_activation_out(saved.g, saved.u, activation, a);
       return a;
     });
-    const at::Tensor da = down.backward(dy, saved.down);
-    saved.down = {};
+    const at::Tensor da = down.backward(dy, std::move(saved.down));
     ops::gated_activation_backward_(da, saved.g, saved.u, activation);
     at::Tensor dx = gate.backward(saved.g, saved.gate);
     saved.g.reset();

@@ -1,6 +1,8 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 
+#include <utility>
+
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/linear.hpp"
 #include "offsite/ops/remade_input.hpp"
@@ -34,10 +36,9 @@ struct Mlp {
   /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
     ops::remake_input(out, saved.out, [&] { return ops::activation(saved.u, activation); });
-    at::Tensor du = out.backward(dy, saved.out);
+    at::Tensor du = out.backward(dy, std::move(saved.out));
     ops::activation_backward_(du, saved.u, activation);
     saved.u.reset();
-    saved.out = {};
     return in.backward(du, saved.in);
   }
 };
