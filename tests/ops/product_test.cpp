@@ -291,7 +291,7 @@ TEST_CASE("product: a weight's gradient in tiles is added in float32, for every 
                      b = integers(at::kBFloat16, {depth, columns});
     const at::Tensor wide = at::full({rows, columns + 10}, 0.5), to = wide.narrow(1, 3, columns);
     CHECK(ops::TiledGradient::serves(to, a, b) == is_fast());
-    ops::add_product(to, a.t(), b);
+    ops::add_gradient(to, a, b);
     const at::Tensor want = at::add(at::mm(a.to(at::kFloat).t(), b.to(at::kFloat)), 0.5);
     CHECK(at::equal(to, want));
     CHECK(wide.narrow(1, 0, 3).eq(0.5).all().item<bool>());
@@ -311,7 +311,7 @@ TEST_CASE("product: a weight's gradient does not depend on threads") {
   const at::Tensor a = at::randn({700, 200}).to(at::kBFloat16), b = at::randn({700, 300}).to(at::kBFloat16);
   const auto gradient = [&] {
     const at::Tensor to = at::zeros({200, 300});
-    ops::add_product(to, a.t(), b);
+    ops::add_gradient(to, a, b);
     return to;
   };
   const at::Tensor one = with_threads(1, gradient);

@@ -42,11 +42,11 @@ struct BottleneckLayer {
 
   /// dL/dy; adds the gradients of trained tensors.
   [[nodiscard]] at::Tensor backward(const at::Tensor& d, const Saved& saved) const {
-    if (up_weight.grad().defined()) ops::add_product(up_weight.grad(), d.t(), saved.hidden);
+    if (up_weight.grad().defined()) ops::add_gradient(up_weight.grad(), d, saved.hidden);
     if (up_bias.grad().defined()) ops::accumulate_rows(up_bias.grad(), d);
     const at::Tensor dh =
         at::threshold_backward(ModuleDropout::apply(at::mm(d, up_weight), saved.masks), saved.active, 0);
-    if (down_weight.grad().defined()) ops::add_product(down_weight.grad(), dh.t(), saved.y);
+    if (down_weight.grad().defined()) ops::add_gradient(down_weight.grad(), dh, saved.y);
     if (down_bias.grad().defined()) ops::accumulate_rows(down_bias.grad(), dh);
     return at::addmm(d, dh, down_weight);
   }

@@ -46,7 +46,7 @@ struct LanguageHead {
   [[nodiscard]] at::Tensor backward(const at::Tensor& d, const at::Tensor& tied, const Saved& saved) const {
     c10::NoGradGuard no_grad;
     const auto& w = weight_or(tied);
-    if (w.grad().defined()) Linear::add_product(w.grad(), d.t(), saved.x);
+    if (w.grad().defined()) ops::add_gradient(w.grad(), d, saved.x);
     at::Tensor dx = ops::product(d, w);
     if (project.weight.defined()) dx = project.backward(dx, saved.project);
     return norm ? norm->backward(dx, saved.norm) : dx;

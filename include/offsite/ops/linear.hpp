@@ -73,7 +73,7 @@ struct Linear {
     if (low_rank.defined()) d = low_rank.backward(dy, saved.low_rank, need_dx ? &through : nullptr);
     if (weight.grad().defined()) {
       const bool in_out = layout == WeightLayout::kInOut;
-      add_product(weight.grad(), in_out ? saved.x.t() : d.t(), in_out ? d : saved.x);
+      ops::add_gradient(weight.grad(), in_out ? saved.x : d, in_out ? d : saved.x);
     }
     saved = {};
     if (!need_dx) return {};
@@ -111,11 +111,6 @@ struct Linear {
       f(name + ".bottleneck_up.weight", bottleneck.up_weight);
       f(name + ".bottleneck_up.bias", bottleneck.up_bias);
     }
-  }
-
-  /// gradient += a b, in the gradient's own type.
-  static void add_product(const at::Tensor& gradient, const at::Tensor& a, const at::Tensor& b) {
-    ops::add_product(gradient, a, b);
   }
 
  private:

@@ -26,14 +26,14 @@ struct ModulePass {
 
 namespace ops {
 
-/// gradient += a b, in the gradient's own type.
-inline void add_product(at::Tensor gradient, const at::Tensor& a, const at::Tensor& b) {
-  if (TiledGradient::serves(gradient, a.t(), b))
-    TiledGradient::run(gradient, a.t(), b);
+/// gradient += a^T b, in the gradient's own type.
+inline void add_gradient(at::Tensor gradient, const at::Tensor& a, const at::Tensor& b) {
+  if (TiledGradient::serves(gradient, a, b))
+    TiledGradient::run(gradient, a, b);
   else if (gradient.scalar_type() == a.scalar_type())
-    gradient.addmm_(a, b);
+    gradient.addmm_(a.t(), b);
   else
-    accumulate(gradient, at::mm(a, b));
+    accumulate(gradient, at::mm(a.t(), b));
 }
 
 }  // namespace ops
@@ -144,8 +144,8 @@ struct LowRank {
       d = dy.mul(saved.gain);
     }
     const at::Tensor dt = at::mm(d, b).mul_(scale);
-    if (b.grad().defined()) ops::add_product(b.grad(), d.t(), saved.t);
-    if (a.grad().defined()) ops::add_product(a.grad(), dt.t(), saved.x);
+    if (b.grad().defined()) ops::add_gradient(b.grad(), d, saved.t);
+    if (a.grad().defined()) ops::add_gradient(a.grad(), dt, saved.x);
     if (dx != nullptr) *dx = ModuleDropout::apply(at::mm(dt, a), saved.masks);
     return d;
   }
