@@ -16,6 +16,7 @@
 
 #include "offsite/blocks/cast.hpp"
 #include "offsite/blocks/run_blocks.hpp"
+#include "offsite/blocks/transformer_block.hpp"
 #include "offsite/blocks/visit_parameters.hpp"
 #include "offsite/data/packed_batch.hpp"
 #include "offsite/io/json.hpp"
@@ -275,6 +276,27 @@ void check_dropout_gradients(const Model& model) {
   }
 }
 
+/// A pass whose result nobody uses keeps all that the backward pass needs, and where the result is the last layer's makes
+/// none.
+template <class Model>
+void check_pass_without_output(const Model& model) {
+  using Access = AccessOf<Model>;
+  const auto s = Sequences::of(kLengths);
+  const auto width = model.embed(at::zeros({s.rows()}, at::kLong), s).size(1);
+  const at::Tensor h = random({s.rows(), width}, 2), d = random({s.rows(), width}, 3);
+  std::vector<std::vector<at::Tensor>> found;
+  for (const bool output : {true, false}) {
+    Block<Model> b{copy_of(model).blocks[1]};
+    found.push_back(b.train());
+    typename Access::Saved saved;
+    const BlockPass pass{.dropout = {.attention = 0.3, .residual = 0.25, .key = 17}, .output = output};
+    const at::Tensor y = Access::forward(b.block, h, s, pass, saved);
+    CHECK(y.defined() == (output || b.block.residual == offsite::Residual::kPostNorm));
+    found.back().push_back(Access::backward(b.block, d, s, saved, true));
+  }
+  for (std::size_t i = 0; i < found[0].size(); ++i) CHECK(at::equal(found[0][i], found[1][i]));
+}
+
 /// Dropout masks depend on key, block and sample, not on packing.
 template <class Model>
 void check_dropout_masks(const Model& model) {
@@ -426,6 +448,7 @@ void check_conformance(const offsite::ConfigOf<Model>& config) {
   check_bfloat16(model);
   check_shared_prefix(model);
   check_dropout_gradients(model);
+  check_pass_without_output(model);
   check_dropout_masks(model);
   check_offsite_tuning(model);
   check_folders(model);

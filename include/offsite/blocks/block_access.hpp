@@ -23,6 +23,7 @@ struct BlockPass {
   at::Tensor rows{};  ///< (M) int64, ascending: the wanted rows of the output; undefined = all N
   Dropout dropout{};  ///< zero in frozen blocks and in evaluation
   bool save = true;   ///< false: no backward pass follows, so nothing is kept for one
+  bool output = true;  ///< false: only what is kept matters, and the result may be undefined
 };
 
 namespace detail {

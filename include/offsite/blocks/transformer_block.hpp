@@ -118,6 +118,7 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     if (residual == Residual::kParallel) {
       const at::Tensor own = steps.wanted(h);
       at::Tensor y = steps.feed(steps.norm_2(own));
+      if (!y.defined()) return y;
       steps.drop(y, kAfterMlp);
       steps.add(y, x);
       steps.add(y, own);
@@ -126,6 +127,7 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
     const at::Tensor own = steps.wanted(normed ? n : h),
                      m = post ? steps.norm_1(x, own) : steps.norm_2(x, own);
     at::Tensor y = steps.feed(m);
+    if (!y.defined()) return y;
     steps.drop(y, kAfterMlp);
     if (post) return steps.norm_2(y, m);
     steps.add(y, normed ? m : x);
@@ -162,7 +164,12 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
       const auto key = derive_key(pass.dropout.key, b.index, kInAttention);
       return b.attention.forward(n, s, pass.rows, pass.dropout.attention, key, saved.attention, pass.save);
     }
-    at::Tensor feed(const at::Tensor& m) const { return b.mlp.forward(m, saved.mlp, pass.save); }
+    at::Tensor feed(const at::Tensor& m) const {
+      // Its result is the block's, but for a norm behind it.
+      if (pass.output || b.residual == Residual::kPostNorm) return b.mlp.forward(m, saved.mlp, pass.save);
+      b.mlp.save(m, saved.mlp);
+      return {};
+    }
     at::Tensor wanted(const at::Tensor& x) const {
       return pass.rows.defined() ? x.index_select(0, pass.rows) : x;
     }

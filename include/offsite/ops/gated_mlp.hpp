@@ -137,6 +137,16 @@ struct GatedMlp {
     ops::forget_input(saved.down, a);
     return y;
   }
+  /// Keeps what `forward` keeps for `backward`, without a result: two of three products, where nothing changes the layer
+  /// `down`.
+  void save(const at::Tensor& x, Saved& saved) const {
+    if (ops::keeps_more_than_input(down)) {
+      (void)forward(x, saved, true);
+      return;
+    }
+    saved.g = gate.forward(x, saved.gate, true);
+    saved.u = up.forward(x, saved.up, true);
+  }
   /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
     ops::remake_input(down, saved.down, [&] {

@@ -33,6 +33,13 @@ struct Mlp {
     ops::forget_input(saved.out, g);
     return y;
   }
+  /// Keeps what `forward` keeps for `backward`, without a result: half of the products, where nothing changes the layer `out`.
+  void save(const at::Tensor& x, Saved& saved) const {
+    if (ops::keeps_more_than_input(out))
+      (void)forward(x, saved, true);
+    else
+      saved.u = in.forward(x, saved.in, true);
+  }
   /// dL/dx; adds the gradients of trained tensors and consumes `saved`.
   [[nodiscard]] at::Tensor backward(const at::Tensor& dy, Saved& saved) const {
     ops::remake_input(out, saved.out, [&] { return ops::activation(saved.u, activation); });

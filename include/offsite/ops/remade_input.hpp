@@ -12,6 +12,11 @@ inline void forget_input(Linear::Saved& saved, const at::Tensor& x) {
     if (kept->is_same(x)) kept->reset();
 }
 
+/// Whether the backward pass of `layer` wants more of the forward one than an input that `remake_input` puts back.
+[[nodiscard]] inline bool keeps_more_than_input(const Linear& layer) {
+  return layer.low_rank.defined() || layer.bottleneck.defined();
+}
+
 /// Puts the input back where the backward pass of `layer` needs it and it was forgotten. \param make  () -> (N, in)
 template <class Make>
 void remake_input(const Linear& layer, Linear::Saved& saved, Make&& make) {

@@ -84,7 +84,7 @@ class BlockTape {
       auto& record = records_[static_cast<std::size_t>(i)];
       const bool need = i > 0 || plan_.input_gradient;
       if (plan_.recomputes(first_ + i))
-        (void)run(model, first_ + i, at::Tensor(record.input), s, record, true);
+        (void)run(model, first_ + i, at::Tensor(record.input), s, record, true, false);
       if constexpr (HandWrittenBackward<Access>) {
         d = Access::backward(Access::block(model, first_ + i), d, s, record.saved, need);
       } else {
@@ -140,14 +140,14 @@ class BlockTape {
   }
 
   at::Tensor run(Model& model, std::int64_t i, const at::Tensor& h, const Sequences& s, Record& record,
-                 bool save) {
+                 bool save, bool output = true) {
     auto& block = Access::block(model, i);
     const bool last = i + 1 == Access::num_blocks(model);
     const bool trained = plan_.trained[static_cast<std::size_t>(i)];
     const ModulePass modules{s, last ? rows_ : at::Tensor{}, plan_.dropout.key};
     const WithinPass within(block, plan_.module_dropout && trained ? &modules : nullptr);
     if constexpr (HandWrittenBackward<Access>) {
-      const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan_.dropout : Dropout{}, save};
+      const BlockPass pass{last ? rows_ : at::Tensor{}, trained ? plan_.dropout : Dropout{}, save, output};
       return Access::forward(block, h, s, pass, record.saved);
     } else {
       if (!save) return Access::forward(block, h, s);
