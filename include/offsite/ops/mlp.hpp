@@ -33,7 +33,8 @@ struct Mlp {
     ops::forget_input(saved.out, g);
     return y;
   }
-  /// Keeps what `forward` keeps for `backward`, without a result: half of the products, where nothing changes the layer `out`.
+  /// Keeps what `forward` keeps for `backward`, without a result: half of the products, where nothing changes the layer
+  /// `out`.
   void save(const at::Tensor& x, Saved& saved) const {
     if (ops::keeps_more_than_input(out))
       (void)forward(x, saved, true);
@@ -46,7 +47,7 @@ struct Mlp {
     at::Tensor du = out.backward(dy, std::move(saved.out));
     ops::activation_backward_(du, saved.u, activation);
     saved.u.reset();
-    return in.backward(du, saved.in);
+    return in.backward(du, std::move(saved.in));
   }
 };
 
