@@ -10,6 +10,18 @@ BLOCKS, HEADS, WIDTH, HIDDEN = 8, 12, 768, 3072  # of the measured client; its l
 TRAINED = 3  # blocks below the last one whose activations are computed again for their weights' gradients
 
 
+def shown(value):
+    """With one digit, and never as -0.0."""
+    return f"{round(value, 1) + 0.0:.1f}"
+
+
+def measured(results):
+    """(type, what bench/step_profile measured in it)"""
+    found = ((kind, results.one("budget", kind)) for kind in ("bfloat16", "float32"))
+    return [(kind, record) for kind, record in found
+            if record and min(record["cpu_ms"], record["wall_ms"], record["gflop"], record["own_gflop_s"]) > 0]
+
+
 def named(what):
     for widths, layer in LAYERS.items():
         if what.endswith(widths):
@@ -17,24 +29,26 @@ def named(what):
     return what
 
 
+def called(record, words):
+    """How often LibTorch's operators are called a step, where that was counted."""
+    return words.format(f"{record['operators']:,.0f}") if "operators" in record else ""
+
+
 def budget(results):
     lines = []
-    for kind in ("bfloat16", "float32"):
-        record = results.one("budget", kind)
-        if record is None:
-            continue
+    for kind, record in measured(results):
         lines += [f"### {kind}", "", f"{record['steps']} steps of {record['rows']:.0f} rows on average: {record['cpu_ms']:.0f} ms of processor time "
                   f"({record['system_ms']:.1f} in the system), {record['wall_ms']:.0f} ms by the clock on {record['threads']} threads; "
                   f"{record['gflop']:.0f} Gflop in products; {record['faults']:.1f} page faults and {record['allocations']:.0f} "
-                  f"allocations of LibTorch's a step; at most {record['anonymous_mb']:.0f} MB anonymous, {record['resident_mb']:.0f} MB "
+                  f"allocations of LibTorch's a step{called(record, ', {} calls of its operators')}; at most {record['anonymous_mb']:.0f} MB anonymous, {record['resident_mb']:.0f} MB "
                   "resident.", ""]
         rows = []
         for line in record["lines"]:
-            share, speed = 100 * line["ms"] / record["cpu_ms"], line["gflop"] / line["ms"] * 1e3 if line["gflop"] else 0
+            share, speed = 100 * line["ms"] / record["cpu_ms"], line["gflop"] / line["ms"] * 1e3 if line["gflop"] and line["ms"] else 0
             if share < 0.15:
                 continue
             name = named(line["what"]) if line["what"] else f"**{line['part']}**"
-            rows.append([name, f"{share:.1f} %", f"{line['ms']:.1f}", f"{line['gflop']:.1f}" if speed else "",
+            rows.append([name, f"{share:.1f} %", shown(line["ms"]), f"{line['gflop']:.1f}" if speed else "",
                          f"{speed:.0f}" if speed else ""])
         lines += table(["part", "share", "ms a step", "Gflop", "Gflop/s of one processor"], rows)
     return ["## Budget of a step", "", "By `bench/step_profile`, which asks every millisecond of processor time what runs. Products are of "
@@ -71,36 +85,49 @@ def floors(record):
     return found
 
 
-WITHOUT_FLOOR = {"framework": "some 1,500 calls of LibTorch's operators for each pass of up to 2,048 rows, most of which make or cut a tensor, by one "
-                              "processor while the other one waits",
-                 "loss without its products": "softmax and its gradient over the vocabulary"}
-ABOVE = {"attention": "a head's rows lie 4.6 KB apart: reading, transposing and writing them takes a fifth of the time; a tenth of the scores "
-                      "is beyond the diagonal. Huge pages, other prefetches and denser rows changed nothing",
-         "activations": "what a product wrote comes from the third cache, or from memory",
+ABOVE = {"activations": "what a product wrote comes from the third cache, or from memory",
          "memory traffic": "numbers come from the third cache or from memory; gathered rows, conversions of parameters; where a norm follows, the "
                            "residual sum is a part of it already",
-         "norms": "they take the residual sums with them; a row's sums, its division and its root wait for each other. Several rows at a time were "
-                  "slower, since rows come from the third cache"}
-KERNEL = (" Where the products' own rest to the peak lies was tried apart, with one thread: the micro-kernel alone reached 98 % of the peak with "
-          "operands in the second cache, 92 % on matrices of these sizes without packing and storing, and 89 % with both; other tiles, panels and "
-          "prefetches changed nothing.")
+         "norms": "they take the residual sums with them; a row's sums, its division and its root wait for each other"}
 
 
-def explained(part, kind, least):
+def without_floor(part, record):
+    """What an item is that has none."""
+    if part == "framework":
+        return "what runs in no kernel and in no operator of LibTorch's" + called(record, ", of which a step calls {}")
+    return "softmax and its gradient over the vocabulary" if part == "loss without its products" else ""
+
+
+def above(part, record):
+    """What lies above an item's floor, of what is known."""
+    if part != "attention":
+        return ABOVE.get(part, "")
+    of = {line["what"]: line["ms"] for line in record["lines"] if line["part"] == part}
+    reading = sum(ms for what, ms in of.items() if what.endswith("Products::read"))
+    apart = 3 * WIDTH * (2 if record["type"] == "bfloat16" else 4) / 1000  # queries, keys and values lie side by side
+    return f"{100 * reading / of['']:.0f} % of it reads rows of heads, {apart:.1f} KB apart" if reading else ""
+
+
+def of_kernel(results, kind):
+    """How near oneDNN's micro-kernel alone came to the peak in the same seconds, in a sentence."""
+    peaks, kernels = results.speeds("peak", kind), results.speeds("peak", f"kernel {kind}")
+    shares = [speed / peaks[r] for r, speed in kernels.items() if r in peaks]
+    return f" oneDNN's micro-kernel alone, with operands in the second cache, reaches {100 * statistics.median(shares):.0f} % of it." if shares else ""
+
+
+def explained(part, record, least):
     """An item's floor, and in words what that is and, of what was looked into, what is above."""
     if part not in least:
-        return None, WITHOUT_FLOOR.get(part, "")
+        return None, without_floor(part, record)
     floor, what = least[part]
-    return floor, what + (f". Above it: {ABOVE[part]}" if part in ABOVE and kind == "bfloat16" else "")
+    more = above(part, record)
+    return floor, what + (f". Above it: {more}" if more else "")
 
 
 def between(results):
     """From the limit to the step, item by item."""
     lines = []
-    for kind in ("bfloat16", "float32"):
-        record = results.one("budget", kind)
-        if record is None:
-            continue
+    for kind, record in measured(results):
         sums = {line["part"]: line["ms"] for line in record["lines"] if not line["what"]}
         limit = record["gflop"] / record["own_gflop_s"] * 1e3
         head = sum(x["ms"] for x in record["lines"] if x["part"] == "loss and head" and x["gflop"])
@@ -113,7 +140,7 @@ def between(results):
                  ("products that are slower than that one" if slower else "products that are faster than the matrix library's", products - limit, None,
                   ("other shapes, cold weights and results; the head's weight is read for a few rows; " if slower else "") +
                   "tiles of offsite's own around oneDNN's micro-kernel" + ("" if kind == "bfloat16" else "; weights' gradients are the library's")),
-                 *((part, ms, *explained(part, kind, least)) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
+                 *((part, ms, *explained(part, record, least)) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
         whole = record["threads"] * record["wall_ms"]
         peaks = results.speeds("peak", kind).values()
         peak = statistics.median(peaks) / record["threads"] if peaks else None
@@ -123,9 +150,9 @@ def between(results):
                   "products at the limit's speed, or as they are where they are faster, and every other item at its floor it would take "
                   f"{lowest / limit:.3f} times its limit: **kernels that waste nothing would end at {100 * limit / lowest:.0f} % of the limit's rate**." +
                   (f" The products alone run at {100 * record['gflop'] / products * 1e3 / peak:.0f} % of the processor's peak, the limit is "
-                   f"{100 * record['own_gflop_s'] / peak:.0f} % of it." + (KERNEL if kind == "bfloat16" else "") if peak else ""), "",
+                   f"{100 * record['own_gflop_s'] / peak:.0f} % of it." + of_kernel(results, kind) if peak and products else ""), "",
                   *table(["item", "ms a step", "of the step", "floor, ms", "what the floor is, or what the item is"],
-                         [(name, f"{ms:.1f}", f"{100 * ms / whole:.1f} %", "" if floor is None else f"{floor:.1f}", what)
+                         [(name, shown(ms), f"{shown(100 * ms / whole)} %", "" if floor is None else shown(floor), what)
                           for name, ms, floor, what in items])]
     if not lines:
         return []

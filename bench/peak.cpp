@@ -1,17 +1,24 @@
 // How many operations a second the processor's own instructions for sums of products reach, when all that they read is in
-// registers: what no product of matrices, of any library, can be above. All threads at once, for `seconds` a type; prints the
-// best of many short tries and their mean.
-//   peak [threads=2] [seconds=2]
+// registers: what no product of matrices, of any library, can be above. And how many oneDNN's micro-kernel reaches ("kernel
+// bfloat16") on a tile and a panel as offsite's products have them, which stay in the second cache. All threads at once, for
+// `seconds` each; prints the best of many short tries and their mean.
+//   peak [threads=2] [seconds=1]
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
+#include <ATen/native/CPUBlas.h>
+#include <ATen/ops/ones.h>
+#include <c10/core/GradMode.h>
+
 #include <algorithm>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "common.hpp"
 #include "offsite/core/simd.hpp"
+#include "offsite/ops/tiled_product.hpp"
 
 namespace {
 
@@ -85,15 +92,42 @@ Loop loop_for([[maybe_unused]] bool bfloat16) {
   return nullptr;
 }
 
+/// A tile's rows times a panel, over and over.
+template <class T>
+class KernelLoop {
+ public:
+  Try operator()() {
+    for (int i = 0; i < kTimes; ++i)
+      at::native::cpublas::brgemm(kRows, kColumns, kDepth, kDepth, kColumns, kColumns, false, a_.data(),
+                                  b_.data(), c_.data());
+    return {c_[0], 2.0 * kRows * kColumns * kDepth * kTimes};
+  }
+
+ private:
+  // A panel of float32 is half as wide: as many bytes.
+  static constexpr std::int64_t kRows = 64, kColumns = std::is_same_v<T, float> ? 64 : 128, kDepth = 768;
+  static constexpr int kTimes = 20;
+  std::vector<T> a_ = std::vector<T>(kRows * kDepth, T(1)), b_ = std::vector<T>(kDepth * kColumns, T(1));
+  std::vector<float> c_ = std::vector<float>(kRows * kColumns);
+};
+
+/// Whether offsite's products use the micro-kernel here.
+bool has_kernel(at::ScalarType type) {
+  return offsite::ops::TiledProduct::serves(at::ones({1472, 768}, type), at::ones({768, 3072}, type));
+}
+
 struct Speed {
   double best = 0, mean = 0;  // operations a second of all threads
 };
 
-Speed speed_of(Loop loop, int threads, double seconds) {
+/// Each thread makes a loop of its own.
+template <class Make>
+Speed speed_of(const Make& make, int threads, double seconds) {
   std::vector<Speed> found(static_cast<std::size_t>(threads));
   std::vector<std::thread> all;
   for (auto& own : found)
-    all.emplace_back([&own, loop, seconds] {
+    all.emplace_back([&own, &make, seconds] {
+      auto loop = make();
       volatile float kept = 0;
       double operations = 0;
       const double begin = bench::now();
@@ -121,15 +155,20 @@ Speed speed_of(Loop loop, int threads, double seconds) {
 
 int main(int argc, char** argv) {
   try {
-    const bench::Arguments arguments(argc, argv, {{"threads", "2"}, {"seconds", "2"}});
+    const bench::Arguments arguments(argc, argv, {{"threads", "2"}, {"seconds", "1"}});
+    const c10::NoGradGuard no_grad;
     auto all = offsite::Json::object({{"bench", "peak"}});
-    for (const char* type : {"bfloat16", "float32"})
-      if (const auto loop = loop_for(type == std::string_view("bfloat16"))) {
-        const auto speed =
-            speed_of(loop, static_cast<int>(arguments.number("threads")), arguments.real("seconds"));
-        all[type] = 1e-9 * speed.best;
-        all[type + std::string(" mean")] = 1e-9 * speed.mean;
-      }
+    const auto measure = [&](const std::string& name, const auto& make) {
+      const auto speed =
+          speed_of(make, static_cast<int>(arguments.number("threads")), arguments.real("seconds"));
+      all[name] = 1e-9 * speed.best;
+      all[name + " mean"] = 1e-9 * speed.mean;
+    };
+    for (const std::string type : {"bfloat16", "float32"})
+      if (const auto loop = loop_for(type == "bfloat16")) measure(type, [loop] { return loop; });
+    if (has_kernel(at::kBFloat16))
+      measure("kernel bfloat16", [] { return KernelLoop<offsite::simd::BFloat16>(); });
+    if (has_kernel(at::kFloat)) measure("kernel float32", [] { return KernelLoop<float>(); });
     std::printf("%s\n", all.dump().c_str());
     return 0;
   } catch (const std::exception& error) {

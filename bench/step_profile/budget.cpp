@@ -14,6 +14,7 @@ void Budget::print() const {
   std::printf("processor time         %8.1f ms a step, %.1f of it in the system\n", 1e3 * processor,
               1e3 * system);
   std::printf("page faults            %8.1f a step (minor)\n", faults);
+  std::printf("operators of LibTorch  %8.1f a step\n", operators);
   std::printf("allocations of LibTorch%8.1f a step, %.1f MB; %.1f MB at once at most\n", allocations,
               1e-6 * allocated, 1e-6 * live);
   std::printf("anonymous memory       %8.1f MB at most; resident with files %.1f MB at most\n",
@@ -57,6 +58,7 @@ void Budget::print_json() const {
                                     {"cpu_ms", 1e3 * processor},
                                     {"system_ms", 1e3 * system},
                                     {"faults", faults},
+                                    {"operators", operators},
                                     {"allocations", allocations},
                                     {"allocated_mb", 1e-6 * allocated},
                                     {"live_mb", 1e-6 * live},

@@ -126,9 +126,10 @@ std::unique_ptr<at::ObserverContext> on_begin(const at::RecordFunction& f) {
 void on_end(const at::RecordFunction&, at::ObserverContext*) { end(); }
 
 /// The library's own products, which are no operators of LibTorch.
+constexpr const char* kTiledProduct = "tiled product";
 void on_tiled_product(const at::Tensor& a, const at::Tensor& b, bool begins) {
   if (!begins) return end();
-  begin_product({"tiled product", {}}, a, b);
+  begin_product({kTiledProduct, {}}, a, b);
 }
 
 /// Counts what LibTorch asks of the allocator that it would use anyway. A header before each block holds its size, since
@@ -223,7 +224,7 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
         symbol.find("Kernel") == std::string::npos ? 0 : symbol.rfind("::", symbol.find("Kernel")) + 2;
     const auto name =
         symbol.substr(begin, std::min<std::size_t>(symbol.find_first_of("<>,( ", begin) - begin, 40));
-    if (has("AttentionKernel") || has("PairProducts") || has("FloatProducts")) return {"attention", name};
+    if (has("AttentionKernel") || has("detail::Pair") || has("FloatProducts")) return {"attention", name};
     if (has("Activation") || has("Gated")) return {"activations", name};
     if (has("Norm")) return {"norms", name};
     if (has("LogSumExp")) return {"loss and head", name};
@@ -242,7 +243,6 @@ std::pair<std::string, std::string> place_of(const Sampled& sample, const std::s
   return {"memory traffic", call.name};
 }
 
-/// Operations that a processor does in a second of its time, in a product of a feed-forward layer's size: the best of 40.
 }  // namespace
 
 struct Meter::Impl {
@@ -336,6 +336,7 @@ Budget Meter::finish() {
     flop[call.shape] += call.flop / steps;
     budget.flop += call.flop / steps;
     if (!call.head) budget.body += call.flop / steps;
+    if (call.name != kTiledProduct) budget.operators += static_cast<double>(call.calls) / steps;
   }
   const double each = budget.processor / static_cast<double>(all);
   const auto sorted = [](const std::map<std::string, double>& from) {

@@ -30,6 +30,7 @@ struct Budget {
   double pairs = 0;                            ///< of a row and one that it attends to, in one block and head
   double wall = 0, processor = 0, system = 0;  ///< seconds; `processor` of all threads, `system` a part of it
   double faults = 0;                           ///< minor page faults
+  double operators = 0;                        ///< LibTorch's: calls, those of one by another too
   double allocations = 0, allocated = 0;       ///< of LibTorch: calls, bytes
   double live = 0, anonymous = 0,
          resident = 0;        ///< bytes at most: LibTorch's, the process's, with mapped files

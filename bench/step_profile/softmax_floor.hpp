@@ -8,11 +8,12 @@ namespace bench {
 
 namespace simd = offsite::simd;
 
-/// 2^x, 0 for very small x, in eight operations where `isa` scales by a power of two in one, as attention's kernel does.
-template <simd::Isa isa>
+/// 2^x for a probability of type T, as attention's kernels compute it: for bfloat16 in eight operations, where `isa` scales by
+/// a power of two in one.
+template <class T, simd::Isa isa>
 [[gnu::always_inline]] inline simd::Floats power_of_two(const simd::Floats& x) {
 #if defined(__x86_64__) && !defined(__clang__)
-  if constexpr (isa >= simd::Isa::kAvx512) {
+  if constexpr (isa >= simd::Isa::kAvx512 && sizeof(T) == 2) {
     simd::Floats n, result;
     asm("vrndscaleps $0, %1, %0" : "=v"(n.raw) : "v"(x.raw));
     const simd::Floats r = x - n;
@@ -45,7 +46,7 @@ struct SoftmaxForwardKernel {
 #pragma GCC unroll 2
         for (int r = 0; r < 2; ++r) {
           const auto at = (key + r) * 32 + column;
-          const simd::Floats e = power_of_two<isa>(simd::load(scores + at) * scale - base);
+          const simd::Floats e = power_of_two<T, isa>(simd::load(scores + at) * scale - base);
           sums[r] += e;
           simd::store<isa>(p + at, e);
         }
@@ -68,7 +69,7 @@ struct SoftmaxBackwardKernel {
 #pragma GCC unroll 2
         for (int r = 0; r < 2; ++r) {
           const auto at = (key + r) * 32 + column;
-          const simd::Floats e = power_of_two<isa>(simd::load(scores + at) * scale - base);
+          const simd::Floats e = power_of_two<T, isa>(simd::load(scores + at) * scale - base);
           sums[r] += e * simd::load(dp + at);
           simd::store(kept + at, e);
           simd::store<isa>(p + at, e);
