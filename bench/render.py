@@ -1,6 +1,7 @@
 """Makes docs/benchmarks.md and docs/benchmarks.svg of what run.py measured."""
 
 import statistics
+from collections import Counter
 from typing import NamedTuple
 
 import plot
@@ -64,6 +65,27 @@ def question_flop(record):
     return work / record["real_tokens"]
 
 
+def why_missing(run):
+    """Why an entry of benchmarks.json has no result; None where it has."""
+    if "records" not in run:
+        return run.get("error") or run.get("skipped") or "it has no result"
+    return "it took no time that the clock shows" if any(record.get("wall_s", 1) <= 0 for record in run["records"]) else None
+
+
+SUMS = ("steps", "samples", "real_tokens", "rows", "scored", "wall_s", "user_s", "sys_s", "minor_faults")
+PEAKS = ("peak_rss_mib", "peak_anonymous_mib")
+
+
+def joined(parts):
+    """The records of a run: of one that was measured in parts, what a whole one would have been."""
+    if len(parts) == 1:
+        return parts[0]
+    records = [part[0] for part in parts]
+    sums = {key: sum(record[key] for record in records) for key in SUMS}
+    peaks = {key: max(record[key] for record in records) for key in PEAKS}
+    return [{**records[0], **sums, **peaks, "real_tok_per_s": sums["real_tokens"] / sums["wall_s"]}]
+
+
 def headline(entry):
     """What run.py says of a run."""
     record = entry["records"][0]
@@ -79,14 +101,15 @@ def headline(entry):
 class Results:
     def __init__(self, results):
         self.all = results
-        self.entries = {}
+        self.entries = {}  # {(group, name, allocator): {round: the parts that it was measured in}}
         for run in results["runs"]:
-            self.entries.setdefault((run["group"], run["name"], run["allocator"]), {})[run["round"]] = run
+            self.entries.setdefault((run["group"], run["name"], run["allocator"]), {}).setdefault(run["round"], []).append(run)
 
     def rounds(self, group, name, allocator="tuned"):
         """{round: its records} of what succeeded."""
-        found = self.entries.get((group, name, allocator), {})
-        return {r: run["records"] for r, run in found.items() if "records" in run}
+        found = {r: [run["records"] for run in parts if why_missing(run) is None]
+                 for r, parts in self.entries.get((group, name, allocator), {}).items()}
+        return {r: joined(parts) for r, parts in found.items() if parts}
 
     def one(self, group, name, allocator=""):
         return next(iter(self.rounds(group, name, allocator).values()), [None])[0]
@@ -115,13 +138,13 @@ class Results:
     def missing(self):
         """{(group, name, allocator, why): its rounds} of what was planned and has no result."""
         found = {}
-        for run in self.all["runs"]:
-            if "error" in run or "skipped" in run:
-                why = run.get("error") or run["skipped"]
-                found.setdefault((run["group"], run["name"], run["allocator"], why), []).append(run["round"])
-        for group, name, allocator, number in self.all.get("planned", []):
-            if number not in self.entries.get((group, name, allocator), {}):
-                found.setdefault((group, name, allocator, "the run was cut off before it"), []).append(number)
+        for label, rounds in self.entries.items():
+            for number, parts in rounds.items():
+                for why in filter(None, map(why_missing, parts)):
+                    found.setdefault((*label, why), set()).add(number)
+        reached = Counter({(*label, number): len(parts) for label, rounds in self.entries.items() for number, parts in rounds.items()})
+        for *label, number in Counter(map(tuple, self.all.get("planned", []))) - reached:
+            found.setdefault((*label, "the run was cut off before it"), set()).add(number)
         return found
 
 
@@ -146,20 +169,20 @@ class Goal(NamedTuple):
     text: str
     ratios: list
     goal: float | None
-    peer: float          # what it is compared with, in units a second
+    peer: float | None   # what it is compared with, in units a second
     limit: float | None  # what the matrix library's products alone would allow
     peak: float | None   # what the processor's instructions would allow
     unit: str = "tokens"
 
     def asked(self):
         """Units a second that the goal asks for."""
-        return self.goal * self.peer if self.goal else None
+        return self.goal * self.peer if self.goal and self.peer else None
 
     def share(self):
-        return self.asked() / self.limit if self.goal and self.limit else None
+        return self.asked() / self.limit if self.asked() and self.limit else None
 
     def share_of_peak(self):
-        return self.asked() / self.peak if self.goal and self.peak else None
+        return self.asked() / self.peak if self.asked() and self.peak else None
 
     def beyond(self):
         """What the goal asks more than."""
@@ -230,7 +253,7 @@ def steadiness(results):
 
 def limit_words(results, rows):
     """What the products alone keep out of reach."""
-    rates = {text: [f"{row.peer:,.0f} tokens/s in {row.text.split()[-1]}" for row in rows if row.text.startswith(text)]
+    rates = {text: [f"{row.peer:,.0f} tokens/s in {row.text.split()[-1]}" for row in rows if row.text.startswith(text) and row.peer]
              for text in ("the limit of the products", "the processor's peak")}
     limits, peaks = rates.values()
     if not limits:
@@ -369,7 +392,7 @@ def kernels(results):
     for name, ours in times.items():
         what, _, side = name.partition("/offsite")
         theirs = times.get(what + "/ATen" + side)
-        if "/offsite" in name and theirs:
+        if "/offsite" in name and ours and theirs:
             rows.append([what, side.split("/")[0].strip(), f"{ours:.0f}", f"{theirs:.0f}", f"{theirs / ours:.2f}"])
     return ["## Kernels", "", "`bench/kernels`, by Google Benchmark: ours against ATen's operator that it replaces; 1,856 rows of SciQ's "
             "lengths (16 sequences), all threads.", "",
@@ -388,7 +411,7 @@ def recompute(results):
         lines += ["## Memory against speed", "", "The option `recompute`, bf16, batches of 16.", "",
                   *table(["", "tokens/s: minimum / median / maximum", "peak anonymous MB"], rows)]
     record = results.one("cache", "cache", "tuned")
-    if record is not None:
+    if record is not None and record["later_epoch_s"]:
         lines += ["## Rows kept below the first trained block", "", "Adapters in the last 2 of 8 blocks only, bf16: the first epoch computes "
                   f"{record['real_tokens']:.0f} tokens in {record['first_epoch_s']:.1f} s, each later one takes "
                   f"{record['later_epoch_s']:.1f} s ({record['first_epoch_s'] / record['later_epoch_s']:.2f} times as fast).", ""]
@@ -405,12 +428,25 @@ def missing(results):
               for (group, name, allocator, why), rounds in found.items()), ""]
 
 
+def own_samples(results):
+    """What offsite trains on in a round of the group `step`, and in how many parts."""
+    found = []
+    for name, kind in KINDS.items():
+        samples = middle([run[0]["samples"] for run in results.rounds("step", name).values()])
+        parts = max(map(len, results.entries.get(("step", name, "tuned"), {}).values()), default=0)
+        if samples:
+            found.append(f"{samples:.0f} a round in {kind}" + (f" ({parts} parts, each after another peer's run, since a shared machine's speed "
+                         "changes from minute to minute; the rate is that of all of them)" if parts > 1 else ""))
+    return ["- offsite trains on these samples in the file's order, " + " and ".join(found) + "; each round goes on where the one before ended, "
+            "after the last sample at the first"] if found else []
+
+
 def document(results, made_of):
     rows = goal_rows(results)
     v, all_ = made_of["versions"], made_of
     slices = ", ".join(f"{name} one batch in {every}" for name, every in all_["slices"].items())
     lines = ["# Benchmarks", "", "Written by `bench/run.sh`, which measures offsite and its peers one after the other, "
-             f"{all_['rounds']} times in turn, and keeps what it measured in `benchmarks.json`.", ""]
+             f"{'once' if all_['rounds'] == 1 else 'up to ' + str(all_['rounds']) + ' times in turn'}, and keeps what it measured in `benchmarks.json`.", ""]
     if all_["scale"] != "full":
         lines += [f"**A short run (`--{all_['scale']}`): fewer samples, no curve, and not to be cited.**", ""]
     lines += words(results, rows)
@@ -433,8 +469,8 @@ def document(results, made_of):
               "- rates are in real tokens, without padding. Peers that pad to one length are measured on a few samples and count with "
               "the mean length of the first 512 samples, since a padded sample costs the same whatever its length",
               f"- slow peers run a slice of the 512 samples' length-grouped batches a round, and another one each round: {slices}. The slices "
-              "take their batches evenly from the long to the short ones. offsite runs all 512 in each round in bf16, and 128 others "
-              "in each in float32, in the file's order",
+              "take their batches evenly from the long to the short ones",
+              *own_samples(results),
               "- the limit: the operations of the linear layers that have to be computed (the last block beyond its keys and values, and "
               "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the two seconds before and the two "
               "seconds after a short run of offsite of its own: a shared machine's speed changes from minute to minute", ""]
@@ -450,7 +486,9 @@ def document(results, made_of):
 
 def write(made_of, out):
     results = Results(made_of)
-    (out / "benchmarks.md").write_text(document(results, made_of))
     bars = [(row.text, row.ratios, row.goal) for row in goal_rows(results) if row.peer not in (row.limit, row.peak)]
-    (out / "benchmarks.svg").write_text(plot.figure(bars, [(b, r) for b, r, _ in curve_points(results)]))
-    return [out / "benchmarks.md", out / "benchmarks.svg"]
+    pages = {out / "benchmarks.md": document(results, made_of).encode(),
+             out / "benchmarks.svg": plot.figure(bars, [(b, r) for b, r, _ in curve_points(results)]).encode()}
+    for path, text in pages.items():  # all of them are made before one is written
+        path.write_bytes(text)
+    return list(pages)

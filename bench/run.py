@@ -36,14 +36,16 @@ PEERS = {
     "compiled": ["train_hf.py", *STRONGEST, "--compile", "--warmup", "8"],
 }
 SHAPES = ["opt-350m", "llama-350m"]
-SCALES = {  # sizes of a full run, of --quick and of --tiny; a curve's points are (sequences a batch, steps of the peer)
-    "full": dict(rounds=3, padded=4, every={"trainer-float32": 12, "trainer-bf16": 6, "strongest": 3, "compiled": 6},
-                 steps=32, float32_steps=8, questions=(8, 40), profile=12, minutes=40,
-                 curve=[(1, 24), (4, 8), (16, 2), (64, 1), (128, 1)], shape_steps=2, shape_rounds=2),
-    "quick": dict(rounds=2, padded=2, every={"trainer-bf16": 16, "strongest": 10}, steps=8, float32_steps=0,
-                  questions=(4, 24), profile=5, minutes=5, curve=[], shape_steps=0, shape_rounds=0),
-    "tiny": dict(rounds=1, padded=1, every={"strongest": 64}, steps=1, float32_steps=0, questions=(1, 2), profile=2,
-                 minutes=10, curve=[(1, 1), (2, 1)], shape_steps=1, shape_rounds=1),
+SCALES = {  # sizes of a full run, of --quick and of --tiny
+    # rounds: of the step in bf16, of the limit, of what else has a goal, of what has none
+    # steps: of offsite after each peer; curve: (sequences a batch, steps of the peer)
+    "full": dict(rounds=(4, 4, 3, 2), padded=6, every={"trainer-float32": 12, "trainer-bf16": 8, "strongest": 4, "compiled": 6},
+                 steps=8, float32_steps=8, questions=(8, 40), profile=12, minutes=40,
+                 curve=[(1, 24), (4, 8), (16, 2), (64, 1), (128, 1)], shape_steps=2),
+    "quick": dict(rounds=(2, 1, 1, 0), padded=2, every={"trainer-bf16": 16, "strongest": 10}, steps=2, float32_steps=0,
+                  questions=(4, 24), profile=5, minutes=5, curve=[], shape_steps=0),
+    "tiny": dict(rounds=(1, 1, 1, 1), padded=1, every={"strongest": 64}, steps=1, float32_steps=0, questions=(1, 2), profile=2,
+                 minutes=10, curve=[(1, 1), (2, 1)], shape_steps=1),
 }
 
 
@@ -57,7 +59,7 @@ class Task(NamedTuple):
 
 
 class Failed(Exception):
-    pass
+    """A sentence for whoever runs this."""
 
 
 def records(command, settings, timeout=600):
@@ -84,7 +86,7 @@ class Bench:
         self.options = options
         self.scale_name = "tiny" if options.tiny else "quick" if options.quick else "full"
         self.scale = SCALES[self.scale_name]
-        self.rounds = options.rounds or self.scale["rounds"]
+        self.rounds, self.of_limit, self.fewer, self.fewest = (options.rounds or count for count in self.scale["rounds"])
         self.environment = {"OMP_NUM_THREADS": str(options.threads), "OFFSITE_DATA": str(options.data),
                             "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONWARNINGS": "ignore"}
         self.programs = options.programs
@@ -138,7 +140,7 @@ class Bench:
     def sliced(self, name, number, less=1):
         """A peer on one of its slices: another each round, the middle one first. `less` makes it smaller."""
         every = less * self.scale["every"][name]
-        offset = (every // 2 + (0, -(every // 3), every // 3)[number % 3]) % every
+        offset = (every // 2 + (0, -1, 1, 2)[number % 4] * max(1, every // 4)) % every
         return [*PEERS[name], "--every", every, "--offset", offset]
 
     def sliced_seconds(self, name, rate):
@@ -151,52 +153,61 @@ class Bench:
                             *(f"{k}={v}" for k, v in settings.items()))
 
     def step_tasks(self):
-        s, padded = self.scale, self.scale["padded"]
+        s = self.scale
         for r in range(self.rounds):
-            yield Task("step", "fate", r, PYTHON + (padded + 2) * 2.2,
-                       self.peer(*PEERS["fate"], "--samples", padded, tuned=False), "default")
-            if "trainer-bf16" in s["every"]:
-                yield Task("step", "trainer-bf16", r, self.sliced_seconds("trainer-bf16", 550),
-                           self.peer(*self.sliced("trainer-bf16", r)), "tuned")
-            yield Task("step", "offsite", r, 6 + (s["steps"] + 2) * 1.45, self.ours(r, "bfloat16", s["steps"]), "tuned")
-            for tuned in (True, False) if self.scale_name == "full" else (True,):
-                yield Task("step", "strongest", r, self.sliced_seconds("strongest", 680),
-                           self.peer(*self.sliced("strongest", r), tuned=tuned), "tuned" if tuned else "default")
-            if s["float32_steps"]:
+            peers = list(self.bfloat16_peers(r))
+            for part, peer in enumerate(peers):
+                yield peer
+                yield self.own_step("step", r * len(peers) + part, r)
+            if s["float32_steps"] and r < self.fewer:
                 yield Task("step", "offsite-float32", r, 5 + (s["float32_steps"] + 2) * 3.1,
                            self.ours(r, "float32", s["float32_steps"]), "tuned")
                 yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 280),
                            self.peer(*self.sliced("trainer-float32", r), tuned=False), "default")
 
+    def own_step(self, group, part, number):
+        """offsite on the `part`-th samples, for round `number`."""
+        steps = self.scale["steps"]
+        return Task(group, "offsite", number, 3 + (steps + 2) * 1.4, self.ours(part, "bfloat16", steps), "tuned")
+
+    def bfloat16_peers(self, number):
+        padded = self.scale["padded"]
+        yield Task("step", "fate", number, PYTHON + (padded + 2) * 2.2,
+                   self.peer(*PEERS["fate"], "--samples", padded, tuned=False), "default")
+        if "trainer-bf16" in self.scale["every"]:
+            yield Task("step", "trainer-bf16", number, self.sliced_seconds("trainer-bf16", 550),
+                       self.peer(*self.sliced("trainer-bf16", number)), "tuned")
+        for tuned in (True, False) if self.scale_name == "full" else (True,):
+            yield Task("step", "strongest", number, self.sliced_seconds("strongest", 680),
+                       self.peer(*self.sliced("strongest", number), tuned=tuned), "tuned" if tuned else "default")
+
     def product_tasks(self):
         """Ours between products of the same minute: a shared machine's speed differs more from one minute to the next than what is
         looked for."""
-        steps = max(1, self.scale["steps"] // 4)
-        for r in range(self.rounds):
+        for r in range(self.of_limit):
             yield Task("products", "before", r, 11, self.products)
-            yield Task("products", "offsite", r, 6 + (steps + 2) * 1.45, self.ours(r, "bfloat16", steps), "tuned")
+            yield self.own_step("products", r, r)
             if self.scale["float32_steps"]:
-                yield Task("products", "offsite-float32", r, 5 + 6 * 3.1, self.ours(r, "float32", 4), "tuned")
+                yield Task("products", "offsite-float32", r, 3 + 6 * 2.8, self.ours(r, "float32", 4), "tuned")
             yield Task("products", "after", r, 11, self.products)
 
     def evaluation_tasks(self):
         theirs, own = self.scale["questions"]
-        rounds = 1 if self.scale_name != "full" else self.rounds
-        for r in range(rounds):
-            for kind, rate in (("float32", 1), ("bfloat16", 1)):
+        for r in range(self.fewer):
+            for kind, rate in (("float32", 1), ("bfloat16", 2)):
                 if kind == "bfloat16" and self.scale_name == "tiny":
                     continue
                 yield Task("evaluation", f"lm-eval {kind}", r, PYTHON + 4 + (theirs + 2) / rate,
                            self.peer("eval_mc.py", "--engine", "lm-eval", "--dtype", kind, "--questions", theirs, "--begin",
                                      r * own, "--warmup", 2))
-                yield Task("evaluation", f"offsite {kind}", r, 4 + (own + 8) / 6,
+                yield Task("evaluation", f"offsite {kind}", r, 3 + (own + 8) / 8,
                            self.program("evaluation", f"data={self.options.data}", f"type={kind}", f"questions={own}",
                                         f"from={r * own}", f"threads={self.options.threads}"))
 
     def curve_tasks(self):
         """Both sides train on the same samples: the peer sorts them by length, ours takes them as they come."""
         points = self.scale["curve"]
-        for r in range(self.rounds if points else 0):
+        for r in range(self.fewest if points else 0):
             first = r * 128
             warmed = [(batch, 1 if batch <= 16 else 0, steps) for batch, steps in points]
             yield Task("curve", "strongest", r, PYTHON + sum((w + n) * b * 116 / 600 for b, w, n in warmed),
@@ -209,7 +220,7 @@ class Bench:
 
     def shape_tasks(self):
         steps = self.scale["shape_steps"]
-        for r in range(min(self.rounds, self.scale["shape_rounds"])):
+        for r in range(self.fewest if steps else 0):
             for shape in SHAPES[-1:] if self.scale_name == "tiny" else SHAPES:
                 batch, first = (16 if steps > 1 else 2), r * 48
                 yield Task("shapes", f"strongest {shape}", r, PYTHON + 4 + (steps + 1) * batch * 116 / 330,
@@ -220,29 +231,28 @@ class Bench:
 
     def budget_tasks(self):
         s = self.scale
-        yield Task("budget", "bfloat16", 0, 10 + s["profile"] * 1.8,
+        yield Task("budget", "bfloat16", 0, 6 + s["profile"] * 1.7,
                    self.profile("gpt2-small", "type=bfloat16", "batch=16", f"steps={s['profile']}", rate=0))
         if self.scale_name == "full":
-            yield Task("budget", "float32", 0, 10 + 7 * 3.7,
+            yield Task("budget", "float32", 0, 6 + 7 * 3.4,
                        self.profile("gpt2-small", "type=float32", "batch=16", "steps=4", rate=0))
 
     def kernel_tasks(self):
         if self.scale_name != "quick":
-            yield Task("kernels", "kernels", 0, 10 if self.scale_name == "tiny" else 60, self.kernels)
+            yield Task("kernels", "kernels", 0, 10 if self.scale_name == "tiny" else 40, self.kernels)
 
     def memory_tasks(self):
         if self.scale_name == "full":
-            for r in range(min(self.rounds, 2)):
+            for r in range(self.fewest):
                 for name, value in render.RECOMPUTE.items():
-                    yield Task("recompute", name, r, 5 + 4 * 1.9, self.ours(0, "bfloat16", 2, recompute=value), "tuned")
+                    yield Task("recompute", name, r, 3 + 4 * 1.9, self.ours(0, "bfloat16", 2, recompute=value), "tuned")
             yield Task("cache", "cache", 0, 15, self.profile("gpt2-small", "type=bfloat16", "batch=16", "warm=0", "steps=4",
                                                              "bottom=0", "emulator=6", "top=2", "cache=2000", "epochs=3"), "tuned")
 
     def file_tasks(self):
         small = self.scale_name == "tiny"
-        rounds = 1 if self.scale_name == "quick" else self.rounds
-        yield Task("files", "files", 0, 4 if small else 7 + 7 * rounds,
-                   self.program("files", f"rounds={rounds}", f"small={int(small)}"))
+        yield Task("files", "files", 0, 4 if small else 4 + 3 * self.fewer,
+                   self.program("files", f"rounds={self.fewer}", f"small={int(small)}"))
 
     def extra_tasks(self):
         """What is for information only, measured once."""
@@ -252,20 +262,27 @@ class Bench:
         yield Task("step", "offsite", 0, 5 + 10 * 1.8, self.ours(0, "bfloat16", 8, arena=0), "default")
         yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
                    self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
-        yield Task("step", "compiled", 0, PYTHON + 140, self.peer(*self.sliced("compiled", 0)), "tuned")
+        yield Task("step", "compiled", 0, PYTHON + 100, self.peer(*self.sliced("compiled", 0)), "tuned")
 
     def tasks(self):
         """The most important first: what a cut-off run has not reached is missing."""
         parts = (self.step_tasks, self.product_tasks, self.evaluation_tasks, self.budget_tasks, self.curve_tasks, self.shape_tasks, self.extra_tasks,
                  self.kernel_tasks, self.memory_tasks, self.file_tasks)
-        wanted = set(self.options.only.split(",")) if self.options.only else None
-        return [task for part in parts for task in part() if wanted is None or task.group in wanted]
+        tasks = [task for part in parts for task in part()]
+        groups = list(dict.fromkeys(task.group for task in tasks))
+        wanted = self.options.only.split(",") if self.options.only else groups
+        if unknown := set(wanted) - set(groups):
+            raise Failed(f"there is no group {', '.join(sorted(unknown))}; there are {', '.join(groups)}")
+        return [task for task in tasks if task.group in wanted]
 
 
 def versions():
-    import accelerate
-    import torch
-    import transformers
+    try:
+        import accelerate
+        import torch
+        import transformers
+    except ImportError as error:
+        raise Failed(f"{sys.executable} has no {error.name}, which the peers need: bench/run.sh installs it") from None
     processor = re.search(r"model name\s*:\s*(.*)", pathlib.Path("/proc/cpuinfo").read_text())
     found = {"processor": processor.group(1) if processor else platform.machine(), "processors": os.cpu_count(),
              "capability": torch.backends.cpu.get_cpu_capability(), "python": platform.python_version(),
@@ -290,7 +307,7 @@ def timed(tasks, old):
     """The tasks with the time that each took when `old` was measured, where that is known."""
     took = {}
     for run in old:
-        if "records" in run and "seconds" in run:
+        if "records" in run and isinstance(run.get("seconds"), (int, float)):
             took.setdefault(label(run), []).append(run["seconds"])
     return [task._replace(seconds=max(took[label(task)])) if label(task) in took else task for task in tasks]
 
@@ -305,15 +322,29 @@ def announce(tasks, limit):
     print(f"  {'all':<12}{len(tasks):3} runs{sum(t.seconds for t in tasks) / 60:6.1f} min estimated, {limit / 60:.0f} min at most", flush=True)
 
 
+def stored(path):
+    """What is in a benchmarks.json."""
+    try:
+        found = json.loads(path.read_text())
+    except (ValueError, RecursionError) as error:
+        raise Failed(f"{path} is no JSON: {error}") from None
+    runs = found.get("runs") if isinstance(found, dict) else None
+    if not isinstance(runs, list) or not all(isinstance(run, dict) and all(isinstance(part, str) for part in label(run)) for run in runs):
+        raise Failed(f"{path} holds no list of runs as this program writes it")
+    return found
+
+
 def measure(bench, path):
     """Runs all tasks; what was measured is in `path` after each of them."""
     o = bench.options
-    before = json.loads(path.read_text()) if path.exists() else {"runs": [], "scale": ""}
+    if absent := [name for name in ("step_profile", "peak", "evaluation", "files") if not (o.programs / name).is_file()]:
+        raise Failed(f"{o.programs} has no program {', '.join(absent)}: bench/run.sh builds it")
+    before = stored(path) if path.exists() else {"runs": []}
     tasks = bench.tasks()
-    if before["scale"] == bench.scale_name:
+    if before.get("slices") == bench.scale["every"]:  # of the same sizes, then
         tasks = timed(tasks, before["runs"])
     groups = {task.group for task in tasks}
-    kept = [{"date": before["date"], **run} for run in before["runs"] if run["group"] not in groups] if o.only else []
+    kept = [{"date": before.get("date"), **run} for run in before["runs"] if run["group"] not in groups] if o.only else []
     results = {"date": str(datetime.date.today()), "scale": bench.scale_name, "threads": o.threads, "rounds": bench.rounds,
                "allocator": TUNED, "slices": bench.scale["every"], "versions": versions(),
                "planned": [[*label(task), task.round] for task in tasks], "runs": kept}
@@ -332,7 +363,7 @@ def measure(bench, path):
             try:
                 entry["records"] = task.call()
                 what = render.headline(entry)
-            except (Failed, OSError, ValueError, subprocess.SubprocessError) as error:
+            except (Failed, ArithmeticError, OSError, ValueError, subprocess.SubprocessError) as error:
                 entry["error"] = str(error)
                 what = f"failed: {error}"
             entry["seconds"] = round(time.monotonic() - begin - gone, 1)
@@ -350,7 +381,7 @@ def main():
     parser.add_argument("--programs", type=pathlib.Path, help="folder of step_profile, peak, evaluation, files, kernels")
     parser.add_argument("--data", type=pathlib.Path, default=HERE.parent.parent / "shared" / "data")
     parser.add_argument("--out", type=pathlib.Path, default=HERE.parent / "docs")
-    parser.add_argument("--rounds", type=int, default=0)
+    parser.add_argument("--rounds", type=int, default=0, help="of everything")
     parser.add_argument("--minutes", type=float, default=0, help="what would take longer is left out")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--only", default="", help="measure these groups anew: step, products, evaluation, curve, ...")
@@ -359,16 +390,24 @@ def main():
     parser.add_argument("--tiny", action="store_true")
     options = parser.parse_args()
     results = options.out / "benchmarks.json"
-    if not options.render:
-        if options.programs is None:
-            parser.error("--programs is needed to measure")
-        options.out.mkdir(parents=True, exist_ok=True)  # before the first minute is measured
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        if not options.render:
+            if options.programs is None:
+                parser.error("--programs is needed to measure")
+            options.out.mkdir(parents=True, exist_ok=True)  # before the first minute is measured
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            try:
+                measure(Bench(options), results)
+            except KeyboardInterrupt:
+                print("cut off: the document names what was not measured", flush=True)
+        made_of = stored(results)
         try:
-            measure(Bench(options), results)
-        except KeyboardInterrupt:
-            print("cut off: the document names what was not measured", flush=True)
-    for path in render.write(json.loads(results.read_text()), options.out):
+            paths = render.write(made_of, options.out)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise Failed(f"{results} is not as this program writes it: {type(error).__name__} {error}") from None
+    except (Failed, OSError) as error:
+        sys.exit(f"run.py: {error}")
+    for path in paths:
         print(f"wrote {path}")
 
 
