@@ -8,23 +8,10 @@ namespace bench {
 
 namespace simd = offsite::simd;
 
-/// 2^x for a probability of type T, as attention's kernels compute it: for bfloat16 in eight operations, where `isa` scales by
-/// a power of two in one.
+/// 2^x for a probability of type T, as attention's kernels compute it.
 template <class T, simd::Isa isa>
 [[gnu::always_inline]] inline simd::Floats power_of_two(const simd::Floats& x) {
-#if defined(__x86_64__) && !defined(__clang__)
-  if constexpr (isa >= simd::Isa::kAvx512 && sizeof(T) == 2) {
-    simd::Floats n, result;
-    asm("vrndscaleps $0, %1, %0" : "=v"(n.raw) : "v"(x.raw));
-    const simd::Floats r = x - n;
-    simd::Floats p = r * 9.582838370e-3f + 5.590646285e-2f;
-    p = p * r + 2.402409908e-1f;
-    p = p * r + 6.931241893e-1f;
-    p = p * r + 1.0f;
-    asm("vscalefps %2, %1, %0" : "=v"(result.raw) : "v"(p.raw), "v"(n.raw));
-    return result;
-  }
-#endif
+  if constexpr (sizeof(T) == 2) return simd::exp2_rough<isa>(x);
   return simd::exp2_bounded(simd::max<isa>(simd::Floats(-126.0f), x));
 }
 
