@@ -244,11 +244,26 @@ def ratio_table(rows):
 
 
 def steadiness(results):
-    """How near the library's own products come to the best of them, in a sentence."""
-    shares = {kind: [run[0][f"{kind} mean"] / run[0][kind] for when in ("before", "after")
-                     for run in results.rounds("products", when, "").values()] for kind in dict.fromkeys(KINDS.values())}
-    found = [f"{100 * middle(values):.0f} % of that best one in {kind}" for kind, values in shares.items() if values]
-    return [f"All such products of two seconds, one after the other and nothing else, run at {' and '.join(found)}."] if found else []
+    """How near the library's own products come to the best of them, and how near offsite to such products, in sentences."""
+    around = [results.rounds("products", when, "") for when in ("before", "after")]
+    products, steps = [], []
+    for name, kind in KINDS.items():
+        shares, means = [], {}  # of their best; Gflop/s of a round
+        for runs in around:
+            for r, run in runs.items():
+                mean = run[0][f"{kind} mean"]
+                shares.append(mean / run[0][kind])
+                means.setdefault(r, []).append(mean)
+        products += [f"{100 * middle(shares):.0f} % of that best one in {kind}"] if shares else []
+        ours = [rate_of(run[0]) * limit_flop(run[0]) * 1e-9 / statistics.mean(means[r])
+                for r, run in results.rounds("products", name).items() if r in means]
+        steps += [f"{spread(ours)} in {kind}"] if ours else []
+    found = []
+    if products:
+        found.append(f"All such products of two seconds, one after the other and nothing else, run at {' and '.join(products)}.")
+    if steps:
+        found.append(f"With their mean speed for a limit, offsite's share of it is {' and '.join(steps)}.")
+    return found
 
 
 def limit_words(results, rows):

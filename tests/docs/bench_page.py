@@ -148,6 +148,19 @@ def later_keys(folder):
 
 
 @check
+def mean_speed(folder):
+    """offsite is compared with the mean of the products around it, too"""
+    def shares(factor):
+        def set_means(all_):
+            for record in records(all_, "products"):
+                record.update({f"{kind} mean": factor * record[kind] for kind in ("bfloat16", "float32") if kind in record})
+        text = changed(set_means)
+        assert f"run at {100 * factor:.0f} % of that best one in bfloat16" in text
+        return [float(number) for number in re.search(r"offsite's share of it is (.*?) in bfloat16", text)[1].split(" / ")]
+    assert all(abs(a / b - 2) < 0.05 for a, b in zip(shares(0.25), shares(0.5), strict=True))
+
+
+@check
 def in_parts(folder):
     """a round that was measured in parts has the rate of all of them, and one that failed is named"""
     def halve(all_):
