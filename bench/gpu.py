@@ -14,6 +14,7 @@ import sys
 
 import render
 import run
+from measurements import limit_flop, rate_of
 
 PEAK = 990  # TFLOP/s in bf16 without sparsity, of the H100 that the goals are for
 GOALS = {"share": 0.40, "ratio": 2}
@@ -58,7 +59,7 @@ def measure(o, path):
             entry = {"name": name, "round": number}
             try:
                 entry["records"] = call()
-                what = f"{render.rate_of(entry['records'][0]):.0f} tokens/s"
+                what = f"{rate_of(entry['records'][0]):.0f} tokens/s"
             except run.Failed as error:
                 entry["error"] = what = str(error)
             results["runs"].append(entry)
@@ -70,16 +71,16 @@ def teraflops(record, shape):
     """Useful ones a second: those of the linear layers that have to be computed, padding and attention not counted."""
     width, (bottom, emulator, top) = SIZES[shape]
     rows = {"rows": record["real_tokens"] - record["samples"], **record}
-    return 1e-12 * render.limit_flop(rows, width, emulator, bottom + top) * record["real_tok_per_s"]
+    return 1e-12 * limit_flop(rows, width, emulator, bottom + top) * record["real_tok_per_s"]
 
 
 def document(results):
     runs = {name: {r["round"]: r["records"][0] for r in results["runs"] if r["name"] == name and "records" in r}
             for name in [*PEERS, "offsite"]}
     texts = {name: text for name, (text, _) in PEERS.items()} | {"offsite": "offsite, bf16"}
-    rows, rates = [], {name: {n: render.rate_of(r) for n, r in found.items()} for name, found in runs.items()}
+    rows, rates = [], {name: {n: rate_of(r) for n, r in found.items()} for name, found in runs.items()}
     for name, found in runs.items():
-        useful = [teraflops({**r, "real_tok_per_s": render.rate_of(r)}, results["shape"]) for r in found.values()]
+        useful = [teraflops({**r, "real_tok_per_s": rate_of(r)}, results["shape"]) for r in found.values()]
         rows.append([texts[name], render.spread(list(rates[name].values()), 0), render.spread(useful, 1),
                      f"{100 * statistics.median(useful) / PEAK:.1f} %" if useful else "",
                      f"{max(r['peak_device_mib'] for r in found.values()) * 1.048576:.0f}"

@@ -18,6 +18,7 @@ import sys
 import time
 from typing import NamedTuple
 
+import measurements
 import render
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -362,7 +363,7 @@ def measure(bench, path):
             bench.timeout = min(600, max(120, 4 * task.seconds * max(slowness, 1)))  # what hangs must not cost the rest
             try:
                 entry["records"] = task.call()
-                what = render.headline(entry)
+                what = measurements.headline(entry)
             except (Failed, ArithmeticError, OSError, ValueError, subprocess.SubprocessError) as error:
                 entry["error"] = str(error)
                 what = f"failed: {error}"

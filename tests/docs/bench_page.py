@@ -16,6 +16,7 @@ from support import ROOT, Tally  # noqa: E402
 
 sys.dont_write_bytecode = True
 sys.path.insert(0, str(ROOT / "bench"))
+import measurements  # noqa: E402
 import render  # noqa: E402
 import run as bench  # noqa: E402
 
@@ -167,13 +168,13 @@ def in_parts(folder):
         for entry in [entry for entry in all_["runs"] if (entry["group"], entry["name"], entry["allocator"]) == ("step", "offsite", "tuned")]:
             other = copy.deepcopy(entry)
             for record, share in ((entry["records"][0], 0.25), (other["records"][0], 0.75)):
-                for key in render.SUMS:
+                for key in measurements.SUMS:
                     record[key] *= 0.5 if key == "wall_s" else share
                 record["real_tok_per_s"] = record["real_tokens"] / record["wall_s"]
             all_["runs"].append(other)
     whole, halves = copy.deepcopy(MEASURED), copy.deepcopy(MEASURED)
     halve(halves)
-    parts = [render.Results(results).ratios(("offsite", "tuned"), ("strongest", "tuned")) for results in (whole, halves)]
+    parts = [measurements.Results(results).ratios(("offsite", "tuned"), ("strongest", "tuned")) for results in (whole, halves)]
     assert all(abs(a / b - 1) < 1e-3 for a, b in zip(*parts, strict=True)), parts
     assert "parts, each after another peer's run" in page(halves)
     halves["runs"][-1] = {**halves["runs"][-1], "error": "killed"}
