@@ -109,10 +109,10 @@ def above(part, record):
 
 
 def of_kernel(results, kind):
-    """How near oneDNN's micro-kernel alone came to the peak in the same seconds, in a sentence."""
+    """How near a tile of offsite's products alone came to the peak in the same seconds, in a sentence."""
     peaks, kernels = results.speeds("peak", kind), results.speeds("peak", f"kernel {kind}")
     shares = [speed / peaks[r] for r, speed in kernels.items() if r in peaks]
-    return f" oneDNN's micro-kernel alone, with operands in the second cache, reaches {100 * statistics.median(shares):.0f} % of it." if shares else ""
+    return f" A tile of offsite's own alone, with operands in the second cache, reaches {100 * statistics.median(shares):.0f} % of it." if shares else ""
 
 
 def explained(part, record, least):
@@ -139,7 +139,7 @@ def between(results):
         items = [("**the limit**: all products at the speed of one of the feed-forward layer's size", limit, limit, ""),
                  ("products that are slower than that one" if slower else "products that are faster than the matrix library's", products - limit, None,
                   ("other shapes, cold weights and results; the head's weight is read for a few rows; " if slower else "") +
-                  "tiles of offsite's own around oneDNN's micro-kernel" + ("" if kind == "bfloat16" else "; weights' gradients are the library's")),
+                  "tiles of offsite's own"),
                  *((part, ms, *explained(part, record, least)) for part, ms in sorted(sums.items(), key=lambda item: -item[1]))]
         whole = record["threads"] * record["wall_ms"]
         peaks = results.speeds("peak", kind).values()

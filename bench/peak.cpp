@@ -1,13 +1,12 @@
 // How many operations a second the processor's own instructions for sums of products reach, when all that they read is in
-// registers: what no product of matrices, of any library, can be above. And how many oneDNN's micro-kernel reaches ("kernel
-// bfloat16") on a tile and a panel as offsite's products have them, which stay in the second cache. All threads at once, for
+// registers: what no product of matrices, of any library, can be above. And how many offsite's tiles reach ("kernel
+// bfloat16") on rows and a part of a block as its products have them, which stay in the second cache. All threads at once, for
 // `seconds` each; prints the best of many short tries and their mean.
 //   peak [threads=2] [seconds=1]
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
 
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/ones.h>
 #include <c10/core/GradMode.h>
 
@@ -18,11 +17,13 @@
 
 #include "common.hpp"
 #include "offsite/core/simd.hpp"
+#include "offsite/ops/product_tile.hpp"
 #include "offsite/ops/tiled_product.hpp"
 
 namespace {
 
 using offsite::simd::Isa;
+namespace detail = offsite::ops::detail;
 
 constexpr int kSums = 16;                 // independent ones: more than the instructions in flight
 constexpr std::int64_t kSteps = 1 << 18;  // of each of them, a try
@@ -92,26 +93,35 @@ Loop loop_for([[maybe_unused]] bool bfloat16) {
   return nullptr;
 }
 
-/// A tile's rows times a panel, over and over.
+/// Some tiles of offsite's products, over and over.
 template <class T>
 class KernelLoop {
  public:
   Try operator()() {
+    using Sums = detail::StoreSums<T>;
+    const auto* left = reinterpret_cast<const char*>(a_.data());
     for (int i = 0; i < kTimes; ++i)
-      at::native::cpublas::brgemm(kRows, kColumns, kDepth, kDepth, kColumns, kColumns, false, a_.data(),
-                                  b_.data(), c_.data());
-    return {c_[0], 2.0 * kRows * kColumns * kDepth * kTimes};
+      for (std::int64_t row = 0; row < kRows; row += Tile::kRows)
+        for (std::int64_t column = 0; column < kColumns; column += Tile::kColumns) {
+          const detail::LeftCells cells{left + row * kRow, kRow, sizeof(std::uint32_t)};
+          Tile::template function<Sums>(Tile::kRows, Tile::kColumns)(
+              cells, b_.data() + column * kCells, kCells, Tile::kColumns,
+              Sums{y_.data() + row * kColumns + column, kColumns, nullptr});
+        }
+    return {static_cast<float>(y_[0]), 2.0 * kRows * kColumns * kDepth * kTimes};
   }
 
  private:
-  // A panel of float32 is half as wide: as many bytes.
-  static constexpr std::int64_t kRows = 64, kColumns = std::is_same_v<T, float> ? 64 : 128, kDepth = 768;
+  using Tile = detail::ProductTile<T>;
+  // A block of float32 is half as wide: as many bytes.
+  static constexpr std::int64_t kRows = 48, kColumns = std::is_same_v<T, float> ? 64 : 128, kDepth = 768,
+                                kRow = kDepth * sizeof(T), kCells = kDepth / detail::kPerCell<T>;
   static constexpr int kTimes = 20;
-  std::vector<T> a_ = std::vector<T>(kRows * kDepth, T(1)), b_ = std::vector<T>(kDepth * kColumns, T(1));
-  std::vector<float> c_ = std::vector<float>(kRows * kColumns);
+  std::vector<T> a_ = std::vector<T>(kRows * kDepth, T(1)), y_ = std::vector<T>(kRows * kColumns);
+  std::vector<std::uint32_t> b_ = std::vector<std::uint32_t>(kColumns * kCells);
 };
 
-/// Whether offsite's products use the micro-kernel here.
+/// Whether offsite's products are of tiles here.
 bool has_kernel(at::ScalarType type) {
   return offsite::ops::TiledProduct::serves(at::ones({1472, 768}, type), at::ones({768, 3072}, type));
 }

@@ -143,9 +143,9 @@ def later_keys(folder):
                 record.pop(key, None)
     text = changed(with_them)
     assert "1,234 calls of its operators" in text and "LibTorch's, of which a step calls 1,234 |" in text
-    assert "micro-kernel alone, with operands in the second cache, reaches 50 % of it." in text
+    assert "tile of offsite's own alone, with operands in the second cache, reaches 50 % of it." in text
     text = changed(without_them)
-    assert "calls of its operators" not in text and "of which a step" not in text and "micro-kernel alone" not in text
+    assert "calls of its operators" not in text and "of which a step" not in text and "tile of offsite's own alone" not in text
 
 
 @check

@@ -70,7 +70,7 @@ TEST_CASE("product: tiles give what the operator gives, for every layout and edg
          {Shape{512, 64, 64}, Shape{515, 66, 200}, Shape{577, 130, 65}, Shape{1023, 768, 320},
           Shape{600, 2, 127}, Shape{512, 8192, 600}, Shape{256, 66, 200}, Shape{256, 64, 64},
           Shape{320, 1600, 192}, Shape{259, 769, 200}, Shape{577, 131, 65}, Shape{300, 1, 127},
-          Shape{271, 768, 128}, Shape{640, 900, 130}}) {
+          Shape{271, 768, 128}, Shape{640, 900, 130}, Shape{530, 2048, 96}, Shape{257, 4096, 64}}) {
       const at::Tensor x = integers(type, {rows, depth}), bias = integers(type, {columns}),
                        in_out = integers(type, {depth, columns}), out_in = in_out.t().contiguous();
       for (const at::Tensor& w : {in_out, out_in.t()}) {
@@ -104,7 +104,8 @@ TEST_CASE("product: what tiles cannot take goes to the operators") {
   for_each_type([&](at::ScalarType type) {
     const auto other = type == at::kFloat ? at::kBFloat16 : at::kFloat;
     const at::Tensor x = integers(type, {600, 128}), w = integers(type, {128, 128});
-    CHECK(refused(integers(type, {255, 128}), w));                       // too few rows to pay for packing
+    CHECK(refused(integers(type, {type == at::kFloat ? 127 : 255, 128}),
+                  w));                                                   // too few rows to pay for packing
     CHECK(refused(x, integers(type, {128, 63})));                        // too few columns
     CHECK(refused(x.to(at::kDouble), w.to(at::kDouble)));                // another type
     CHECK(refused(x, w.to(other)));                                      // two types
@@ -259,18 +260,14 @@ TEST_CASE("product: few rows have the bits of many, whatever the threads and the
     const at::Tensor all = at::randn({600, 1000}).to(type), out_in = at::randn({1337, 1000}).to(type),
                      bias = at::randn({1337}).to(type);
     for (const at::Tensor& w : {out_in.t(), out_in.t().contiguous()}) {
-      // Of float32 `DirectProduct` sums in another order than the tiles.
-      const bool apart = type == at::kFloat && w.stride(1) == 1;
-      const at::Tensor x = all.narrow(0, 0, apart ? 127 : 600);
-      const at::Tensor y = with_threads(1, [&] { return ops::product(x, w, bias); });
+      const at::Tensor y = with_threads(1, [&] { return ops::product(all, w, bias); });
       for (const int count : {1, 3})
-        for (const std::int64_t rows : {9, 43, 90, 130}) {
-          if (37 + rows > x.size(0)) continue;
+        for (const std::int64_t rows : {9, 43, 90, 130, 400}) {
           const at::Tensor few =
-              with_threads(count, [&] { return ops::product(x.narrow(0, 37, rows), w, bias); });
+              with_threads(count, [&] { return ops::product(all.narrow(0, 37, rows), w, bias); });
           CHECK(at::equal(few, y.narrow(0, 37, rows)));
         }
-      const at::Tensor few = x.narrow(0, 0, 40).clone();
+      const at::Tensor few = all.narrow(0, 0, 40).clone();
       few[20].fill_(std::numeric_limits<float>::quiet_NaN());
       few[21].fill_(std::numeric_limits<float>::infinity());
       const at::Tensor z = ops::product(few, w.abs(), bias);
@@ -282,42 +279,41 @@ TEST_CASE("product: few rows have the bits of many, whatever the threads and the
 }
 
 TEST_CASE("product: a weight's gradient in tiles is added in float32, for every shape and edge") {
-  c10::NoGradGuard no_grad;
-  at::manual_seed(5);
-  for (const auto& [rows, depth, columns] :
-       {Shape{64, 24, 200}, Shape{300, 43, 64}, Shape{64, 512, 64}, Shape{200, 1055, 66},
-        Shape{65, 2049, 300}, Shape{320, 600, 127}, Shape{128, 1024, 256}}) {
-    const at::Tensor a = integers(at::kBFloat16, {depth, rows}),
-                     b = integers(at::kBFloat16, {depth, columns});
-    const at::Tensor wide = at::full({rows, columns + 10}, 0.5), to = wide.narrow(1, 3, columns);
-    CHECK(ops::TiledGradient::serves(to, a, b) == is_fast());
-    ops::add_gradient(to, a, b);
-    const at::Tensor want = at::add(at::mm(a.to(at::kFloat).t(), b.to(at::kFloat)), 0.5);
-    CHECK(at::equal(to, want));
-    CHECK(wide.narrow(1, 0, 3).eq(0.5).all().item<bool>());
-    CHECK(wide.narrow(1, columns + 3, 7).eq(0.5).all().item<bool>());
-  }
-  const at::Tensor a = integers(at::kBFloat16, {600, 64}), b = integers(at::kBFloat16, {600, 64}),
-                   few = integers(at::kBFloat16, {23, 64});
-  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}, at::kBFloat16), a, b));
-  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), few, few));
-  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), integers(at::kBFloat16, {64, 600}).t(), b));
-  CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}).t(), a, b));
+  for_each_type([](at::ScalarType type) {
+    for (const auto& [rows, depth, columns] :
+         {Shape{64, 24, 200}, Shape{300, 43, 64}, Shape{64, 512, 64}, Shape{200, 1055, 66},
+          Shape{65, 2049, 300}, Shape{320, 600, 127}, Shape{128, 1024, 256}, Shape{144, 100, 161}}) {
+      const at::Tensor a = integers(type, {depth, rows}), b = integers(type, {depth, columns});
+      const at::Tensor wide = at::full({rows, columns + 10}, 0.5), to = wide.narrow(1, 3, columns);
+      CHECK(ops::TiledGradient::serves(to, a, b) == is_fast());
+      ops::add_gradient(to, a, b);
+      const at::Tensor want = at::add(at::mm(a.to(at::kFloat).t(), b.to(at::kFloat)), 0.5);
+      CHECK(at::equal(to, want));
+      CHECK(wide.narrow(1, 0, 3).eq(0.5).all().item<bool>());
+      CHECK(wide.narrow(1, columns + 3, 7).eq(0.5).all().item<bool>());
+    }
+    const at::Tensor a = integers(type, {600, 64}), b = integers(type, {600, 64}),
+                     few = integers(type, {23, 64});
+    CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}, at::kBFloat16), a, b));
+    CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), few, few));
+    CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}), integers(type, {64, 600}).t(), b));
+    CHECK(!ops::TiledGradient::serves(at::zeros({64, 64}).t(), a, b));
+  });
 }
 
 TEST_CASE("product: a weight's gradient does not depend on threads") {
-  c10::NoGradGuard no_grad;
-  at::manual_seed(6);
-  const at::Tensor a = at::randn({700, 200}).to(at::kBFloat16), b = at::randn({700, 300}).to(at::kBFloat16);
-  const auto gradient = [&] {
-    const at::Tensor to = at::zeros({200, 300});
-    ops::add_gradient(to, a, b);
-    return to;
-  };
-  const at::Tensor one = with_threads(1, gradient);
-  CHECK(at::equal(with_threads(3, gradient), one));
-  const at::Tensor exact = at::mm(a.to(at::kDouble).t(), b.to(at::kDouble));
-  CHECK(at::sub(one.to(at::kDouble), exact).abs().max().item<double>() < 1e-3);
+  for_each_type([](at::ScalarType type) {
+    const at::Tensor a = at::randn({700, 200}).to(type), b = at::randn({700, 300}).to(type);
+    const auto gradient = [&] {
+      const at::Tensor to = at::zeros({200, 300});
+      ops::add_gradient(to, a, b);
+      return to;
+    };
+    const at::Tensor one = with_threads(1, gradient);
+    CHECK(at::equal(with_threads(3, gradient), one));
+    const at::Tensor exact = at::mm(a.to(at::kDouble).t(), b.to(at::kDouble));
+    CHECK(at::sub(one.to(at::kDouble), exact).abs().max().item<double>() < 1e-3);
+  });
 }
 
 }  // namespace product_test

@@ -14,6 +14,7 @@
 
 #include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
+#include "offsite/ops/store_tile.hpp"
 #include "offsite/ops/tiled_product.hpp"
 
 namespace offsite::ops {
@@ -165,8 +166,8 @@ struct DirectProduct {
   /// Whether `y = a b` can be computed here: where `TiledProduct` works, with dense rows of both, of any depth, and few
   /// rows of `a`.
   [[nodiscard]] static bool serves(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias = {}) {
-    return a.size(0) < (a.scalar_type() == at::kFloat ? kTooManyFloatRows : kTooManyRows) &&
-           b.stride(1) == 1 && TiledProduct::usable(a, b, 1) && TiledProduct::addable(a, bias);
+    return b.stride(1) == 1 && a.size(0) < TiledProduct::fewest_rows(a, b) && TiledProduct::usable(a, b, 1) &&
+           TiledProduct::addable(a, bias);
   }
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
@@ -201,7 +202,7 @@ struct DirectProduct {
 
  private:
   // Threads take at least some panels side by side, which memory gives sooner than one.
-  static constexpr std::int64_t kUnit = 4, kSums = 1 << 16, kTooManyRows = 256, kTooManyFloatRows = 128;
+  static constexpr std::int64_t kUnit = 4, kSums = 1 << 16;
 };
 
 }  // namespace offsite::ops

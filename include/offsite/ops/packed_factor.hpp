@@ -8,8 +8,8 @@
 #include "offsite/ops/interleave.hpp"
 #include "offsite/ops/simd.hpp"
 
-// How oneDNN's micro-kernel wants a product's right factor: in cells of 32 bits, each of which holds what is multiplied at a
-// time of one column: a number of float32, or two of bfloat16.
+// How `ProductTile` wants a product's right factor: in cells of 32 bits, each of which holds what is multiplied at a time of one
+// column: a number of float32, or two of bfloat16.
 
 namespace offsite::ops::detail {
 
@@ -17,32 +17,49 @@ namespace offsite::ops::detail {
 template <class T>
 inline constexpr auto kPerCell = static_cast<std::int64_t>(sizeof(std::uint32_t) / sizeof(T));
 
-/// Numbers of two rows side by side, as the instructions for pairs want them.
-struct PairRowsKernel {  // to[2j], to[2j + 1] = first[j], second[j]
+/// (depth, columns) numbers in dense rows -> panels of `panel` columns, one after the other: each (cells, panel), the last as
+/// narrow as its columns allow in multiples of sixteen, with zeros where the factor ends in the middle of a cell or before a
+/// panel does. `panel` is a multiple of sixteen. Rows are read as far as they go, since a panel's part of one is short.
+template <class T>
+struct PackRowsKernel {
   template <simd::Isa>
-  [[gnu::always_inline]] static void run(const simd::BFloat16* first, const simd::BFloat16* second,
-                                         std::uint32_t* to, std::int64_t n) {
-    std::int64_t j = 0;
-    for (; j + simd::kLanes <= n; j += simd::kLanes) {
-      SixteenHalves even, odd;
-      std::memcpy(&even, first + j, sizeof even);
-      std::memcpy(&odd, second + j, sizeof odd);
-      store_pairs(to + j, even, odd);
+  [[gnu::always_inline]] static void run(const T* from, std::int64_t ld, std::int64_t depth,
+                                         std::int64_t columns, std::int64_t panel, std::uint32_t* to) {
+    constexpr auto kPer = kPerCell<T>;
+    const auto cells = (depth + kPer - 1) / kPer;
+    for (std::int64_t k = 0; k < cells; ++k, from += kPer * ld) {
+      const bool whole = (k + 1) * kPer <= depth;
+      for (std::int64_t first = 0; first < columns; first += panel) {
+        const auto width = std::min(panel, simd::round_up(columns - first, simd::kLanes));
+        auto* cell = to + first * cells + k * width;
+        for (auto j = first; j < first + width; j += simd::kLanes, cell += simd::kLanes) {
+          if (whole && j + simd::kLanes <= columns)
+            sixteen(from + j, ld, cell);
+          else
+            some(from + j, ld, whole, std::clamp(columns - j, std::int64_t{0}, simd::kLanes), cell);
+        }
+      }
     }
-    for (; j < n; ++j) to[j] = std::uint32_t{first[j].x} | std::uint32_t{second[j].x} << 16;
   }
-};
 
-/// (rows, columns) cells of 32 bits -> the same, closer together.
-struct CopyRowsKernel {
-  template <simd::Isa>
-  [[gnu::always_inline]] static void run(const std::uint32_t* from, std::int64_t from_ld, std::uint32_t* to,
-                                         std::int64_t to_ld, std::int64_t rows, std::int64_t columns) {
-    for (std::int64_t i = 0; i < rows; ++i, from += from_ld, to += to_ld) {
-      std::int64_t j = 0;
-      for (; j + simd::kLanes <= columns; j += simd::kLanes)
-        std::memcpy(to + j, from + j, sizeof(std::uint32_t) * simd::kLanes);
-      for (; j < columns; ++j) to[j] = from[j];
+ private:
+  [[gnu::always_inline]] static void sixteen(const T* from, std::int64_t ld, std::uint32_t* cell) {
+    if constexpr (kPerCell<T> == 1) {
+      std::memcpy(cell, from, sizeof *cell * simd::kLanes);
+    } else {
+      SixteenHalves even, odd;
+      std::memcpy(&even, from, sizeof even);
+      std::memcpy(&odd, from + ld, sizeof odd);
+      store_pairs(cell, even, odd);
+    }
+  }
+  [[gnu::always_inline]] static void some(const T* from, std::int64_t ld, bool whole, std::int64_t columns,
+                                          std::uint32_t* cell) {
+    std::memset(cell, 0, sizeof *cell * simd::kLanes);
+    for (std::int64_t j = 0; j < columns; ++j) {
+      T numbers[kPerCell<T>] = {from[j]};
+      if (kPerCell<T> == 2 && whole) numbers[kPerCell<T> - 1] = from[ld + j];
+      std::memcpy(cell + j, numbers, sizeof numbers);
     }
   }
 };
@@ -71,10 +88,11 @@ template <class T>
   return reinterpret_cast<const std::uint32_t*>(numbers);
 }
 
-/// The right factor (depth, columns) of a product, some columns at a time, as cells.
+/// The right factor (depth, columns) of a product in panels of 32 columns, the last one of 16 if no more are left.
 template <class T>
 struct RightFactor {
   static constexpr auto kPer = kPerCell<T>;
+  static constexpr std::int64_t kPanel = 2 * simd::kLanes;
   const T* data;
   std::int64_t depth, columns, row_stride, column_stride;  // one of the strides is 1
 
@@ -85,44 +103,27 @@ struct RightFactor {
         row_stride(b.stride(0)),
         column_stride(b.stride(1)) {}
 
-  /// Columns [first, first + count) -> (depth / kPer, width) cells, zeros beyond the factor's own.
-  void pack(std::int64_t first, std::int64_t count, std::int64_t width, std::uint32_t* to) const {
-    if (count < width) std::memset(to, 0, static_cast<std::size_t>(depth / kPer * width) * sizeof *to);
-    if (column_stride != 1) {
-      simd::run<TransposeKernel>(cells(data + first * column_stride), column_stride / kPer, to, width, count,
-                                 depth / kPer);
-    } else if constexpr (kPer == 1) {
-      simd::run<CopyRowsKernel>(cells(data + first), row_stride, to, width, depth, count);
-    } else {
-      const auto* even = data + first;
-      for (std::int64_t i = 0; i < depth; i += 2, even += 2 * row_stride, to += width)
-        simd::run<PairRowsKernel>(even, even + row_stride, to, count);
+  /// Cells of a column; where columns are dense, of whole ones alone.
+  [[nodiscard]] std::int64_t cells() const { return (depth + kPer - 1) / kPer; }
+  /// Packed columns.
+  [[nodiscard]] std::int64_t padded() const { return simd::round_up(columns, simd::kLanes); }
+  /// Columns of the panel from `first`, with those of zeros.
+  [[nodiscard]] std::int64_t width(std::int64_t first) const { return std::min(kPanel, padded() - first); }
+
+  /// Panels from column `first`, a multiple of 32, to `last` -> (last - first) * cells() cells.
+  void pack(std::int64_t first, std::int64_t last, std::uint32_t* to) const {
+    const auto stop = std::min(last, columns);
+    if (column_stride == 1) {
+      simd::run<PackRowsKernel<T>>(data + first, row_stride, depth, stop - first, kPanel, to);
+      return;
     }
-  }
-};
-
-/// Columns [start, stop) of a right factor in panels, the last of which may be narrower and reach beyond the factor.
-template <class T>
-struct Panels {
-  const RightFactor<T>& factor;
-  std::int64_t start, stop, widest;
-  std::uint32_t* memory;  ///< (stop - start) * depth / kPer cells
-
-  [[nodiscard]] std::int64_t count() const { return (stop - start + widest - 1) / widest; }
-  [[nodiscard]] std::int64_t first(std::int64_t panel) const { return start + panel * widest; }
-  [[nodiscard]] std::int64_t width(std::int64_t panel) const { return std::min(widest, stop - first(panel)); }
-  /// How many columns are the factor's own; zeros follow.
-  [[nodiscard]] std::int64_t columns(std::int64_t panel) const {
-    return std::min(width(panel), factor.columns - first(panel));
-  }
-  void pack(std::int64_t panel) const {
-    factor.pack(first(panel), columns(panel), width(panel), cells(panel));
-  }
-  [[nodiscard]] const T* packed(std::int64_t panel) const { return reinterpret_cast<const T*>(cells(panel)); }
-
- private:
-  [[nodiscard]] std::uint32_t* cells(std::int64_t panel) const {
-    return memory + panel * widest * (factor.depth / factor.kPer);
+    for (auto j = first; j < stop; j += kPanel) {
+      const auto n = std::min(kPanel, stop - j);
+      auto* panel = to + (j - first) * cells();
+      if (n < width(j)) std::memset(panel, 0, static_cast<std::size_t>(width(j) * cells()) * sizeof *panel);
+      simd::run<TransposeKernel>(detail::cells(data + j * column_stride), column_stride / kPer, panel,
+                                 width(j), n, cells());
+    }
   }
 };
 

@@ -1,8 +1,4 @@
 #pragma once
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
 #include <ATen/core/Tensor.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -10,92 +6,33 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 #include <type_traits>
 
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/packed_factor.hpp"
+#include "offsite/ops/product_tile.hpp"
 #include "offsite/ops/share_work.hpp"
 #include "offsite/ops/simd.hpp"
 
-// Products out of tiles that stay in a cache until they are finished. oneDNN's own product chooses its blocks for other
-// processors: on Zen 4 it is 5 to 10 % slower.
+// Products out of tiles that stay in registers until they are finished. oneDNN's own product chooses its blocks for other
+// processors: on Zen 4 it is 10 to 20 % slower.
 
 namespace offsite::ops {
 namespace detail {
 
-/// The rows of a tile from `top`, of `rows` >= kMost: the last tile's height is a multiple of sixteen, too, and
-/// reaches up into the tile above, since the micro-kernel is compiled for each height.
-struct TileRows {
-  static constexpr std::int64_t kMost = 64;
-  std::int64_t wanted, above;  ///< `above` rows before the wanted ones are computed again
-
-  TileRows(std::int64_t top, std::int64_t rows)
-      : wanted(std::min(kMost, rows - top)), above(simd::round_up(wanted, simd::kLanes) - wanted) {}
-};
-
-/// Packs the panels of a right factor and calls `compute(top, panel)` for each tile of its product with `rows` rows;
-/// threads share both. Some tiles one below the other meet all panels before the next ones do: they stay in the cache.
-template <class T, class Compute>
-void share_tiles(std::int64_t rows, const Panels<T>& panels, Compute&& compute) {
-  constexpr std::int64_t kTogether = 8;
-  const auto width = panels.count(), height = (rows + TileRows::kMost - 1) / TileRows::kMost,
-             groups = (height + kTogether - 1) / kTogether, tall = (height + groups - 1) / groups;
-  const auto pack = [&](std::int64_t panel) { panels.pack(panel); };
-  Preparations packing(width);
-  share_work(packing, pack, groups * width * tall, tall, [&](std::int64_t begin, std::int64_t end) {
-    for (auto i = begin; i < end; ++i) {
-      const auto group = i / (tall * width), panel = i / tall % width,
-                 top = (group * tall + i % tall) * TileRows::kMost;
-      if (top >= rows) continue;  // the last group may have fewer tiles
-      packing.wait(panel);
-      compute(top, panel);
-    }
-  });
-}
-
-/// The numbers of a bias from `first`; null if there is none.
-template <class T>
-[[nodiscard]] const T* bias_from(const at::Tensor& bias, std::int64_t first) {
-  return bias.defined() ? bias.const_data_ptr<T>() + first : nullptr;
-}
-
-/// y = c + bias for a tile of sums, rounded to nearest even for bfloat16. `bias` may be null.
-struct StoreTile {
-#if defined(__x86_64__)
-  template <class T>
-  [[gnu::target("avx512f,avx512bw,avx512vl,avx512dq,avx512bf16,avx2,fma")]] static void run(
-      const float* c, std::int64_t c_ld, const T* bias, T* y, std::int64_t y_ld, std::int64_t rows,
-      std::int64_t columns) {
-    for (std::int64_t j = 0; j < columns; j += simd::kLanes) {
-      const auto lanes = static_cast<__mmask16>((1u << std::min(simd::kLanes, columns - j)) - 1);
-      __m512 add = _mm512_setzero_ps();
-      if (bias != nullptr) {
-        if constexpr (sizeof(T) == sizeof(float))
-          add = _mm512_maskz_loadu_ps(lanes, bias + j);
-        else
-          add = _mm512_castsi512_ps(_mm512_maskz_slli_epi32(
-              lanes, _mm512_maskz_cvtepu16_epi32(lanes, _mm256_maskz_loadu_epi16(lanes, bias + j)), 16));
-      }
-      for (std::int64_t i = 0; i < rows; ++i) {
-        const __m512 sum = _mm512_add_ps(_mm512_maskz_loadu_ps(lanes, c + i * c_ld + j), add);
-        if constexpr (sizeof(T) == sizeof(float))
-          _mm512_mask_storeu_ps(y + i * y_ld + j, lanes, sum);
-        else
-          _mm256_mask_storeu_epi16(y + i * y_ld + j, lanes,
-                                   reinterpret_cast<__m256i>(_mm512_cvtneps_pbh(sum)));
-      }
-    }
-  }
-#else
-  template <class T>
-  static void run(const float*, std::int64_t, const T*, T*, std::int64_t, std::int64_t, std::int64_t) {}
-#endif
+/// Rows in as few strips of at most `most` rows as there can be, of about equal heights.
+struct Strips {
+  std::int64_t all, count;
+  Strips(std::int64_t rows, std::int64_t most) : all(rows), count((rows + most - 1) / most) {}
+  [[nodiscard]] std::int64_t top(std::int64_t strip) const { return all * strip / count; }
+  [[nodiscard]] std::int64_t rows(std::int64_t strip) const { return top(strip + 1) - top(strip); }
 };
 
 }  // namespace detail
 
-/// Products of bfloat16 or float32 matrices, summed in float32, by oneDNN's micro-kernel, which LibTorch exports.
+/// Products of bfloat16 or float32 matrices with many rows, summed in float32 along the depth, number by number or pair by pair.
 struct TiledProduct {
   /// Whether `y = a b` can be computed here: on processors with AVX-512's products of bfloat16 and without AMX, whose own
   /// products are better, with rows of `a` and rows or columns of `b` dense, and enough rows to pay for packing `b`.
@@ -108,7 +45,7 @@ struct TiledProduct {
   [[nodiscard]] static bool usable(const at::Tensor& a, const at::Tensor& b, std::int64_t fewest) {
     return simd::chosen_isa() == simd::Isa::kAvx512Bf16 && !c10::GradMode::is_enabled() &&
            detail::is_fast(a) && b.is_cpu() && a.scalar_type() == b.scalar_type() && a.size(0) >= fewest &&
-           a.size(1) > 0 && a.stride(1) == 1 && b.size(1) >= kUnit && works();
+           a.size(1) > 0 && a.stride(1) == 1 && b.size(1) >= kFewestColumns && !has_amx();
   }
   /// Whether `count` numbers of `t` fill cells of 32 bits.
   [[nodiscard]] static bool in_cells(const at::Tensor& t, std::int64_t count) {
@@ -124,13 +61,8 @@ struct TiledProduct {
   /// Fewer rows do not pay for packing `b`. Pairs along the depth are in place if `b` is dense there, and need no packing for
   /// `TransposedProduct`.
   [[nodiscard]] static std::int64_t fewest_rows(const at::Tensor& a, const at::Tensor& b) {
-    return a.scalar_type() == at::kFloat || b.stride(1) == 1 ? 256 : 512;
+    return (a.scalar_type() == at::kFloat ? 128 : 256) * (b.stride(1) == 1 ? 1 : 2);
   }
-  /// What of the depth is summed at a time, so that what is multiplied stays in the second cache: of bfloat16, half as
-  /// wide, all.
-  template <class T>
-  static constexpr std::int64_t kPart = std::is_same_v<T, float> ? 768
-                                                                 : std::numeric_limits<std::int64_t>::max();
 
   /// For profilers, which see LibTorch's operators but not this: called when a product begins and ends, if it is set.
   using Observer = void (*)(const at::Tensor& a, const at::Tensor& b, bool begins);
@@ -153,59 +85,114 @@ struct TiledProduct {
     const Observed observed(a, b);
     with_type(a, [&]<class T>(T*) {
       const detail::RightFactor<T> right(b);
-      const auto cells = right.depth / right.kPer, padded = simd::round_up(right.columns, kUnit);
       // Some megabytes of `b` are packed at a time.
-      const auto widest = std::clamp(kPanelCells / std::min(cells, kPart<T>) / kUnit * kUnit, kUnit, kWidest),
-                 most = std::max(kPackedCells / (cells * widest), std::int64_t{1}) * widest;
-      auto* packed = reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(cells * std::min(most, padded)));
-      for (std::int64_t start = 0; start < padded; start += most)
-        multiply<T>(a, {right, start, std::min(start + most, padded), widest, packed}, bias,
-                    y.mutable_data_ptr<T>());
+      const auto block = columns_of_block<T>(right.cells()),
+                 most = std::max(kPackedCells / (right.cells() * block), std::int64_t{1}) * block;
+      for (std::int64_t start = 0; start < right.padded(); start += most)
+        multiply<T>(a, right, start, std::min(start + most, right.padded()), block, bias, y);
     });
     return y;
   }
 
  private:
-  /// Some columns of y = a b + bias.
+  /// Columns [start, stop) of y = a b + bias. Threads pack blocks of `b` and multiply them with groups of rows: a block stays in
+  /// the second cache until all rows of a group have met it.
   template <class T>
-  static void multiply(const at::Tensor& a, const detail::Panels<T>& b, const at::Tensor& bias, T* y) {
-    const auto rows = a.size(0), depth = a.size(1), ld = a.stride(0), columns = b.factor.columns,
-               part = std::min(depth, kPart<T>);
-    const auto* p = a.const_data_ptr<T>();
-    detail::share_tiles(rows, b, [&](std::int64_t top, std::int64_t panel) {
-      alignas(64) float c[detail::TileRows::kMost * kWidest];
-      const detail::TileRows tile(top, rows);
-      const auto first = b.first(panel), width = b.width(panel);
-      for (std::int64_t from = 0; from < depth; from += part)
-        at::native::cpublas::brgemm(tile.above + tile.wanted, width, std::min(part, depth - from), ld, width,
-                                    width, from > 0, p + (top - tile.above) * ld + from,
-                                    b.packed(panel) + from * width, c);
-      detail::StoreTile::run(c + tile.above * width, width, detail::bias_from<T>(bias, first),
-                             y + top * columns + first, columns, tile.wanted, b.columns(panel));
+  static void multiply(const at::Tensor& a, const detail::RightFactor<T>& b, std::int64_t start,
+                       std::int64_t stop, std::int64_t block, const at::Tensor& bias, at::Tensor& y) {
+    const at::Tensor memory = at::empty({b.cells() * (stop - start)}, at::kInt);
+    auto* packed = reinterpret_cast<std::uint32_t*>(memory.mutable_data_ptr<std::int32_t>());
+    const auto at = [&](std::int64_t i) { return packed + i * block * b.cells(); };
+    const auto first = [&](std::int64_t i) { return start + i * block; };
+    const auto last = [&](std::int64_t i) { return std::min(first(i) + block, stop); };
+    const auto pack = [&](std::int64_t i) { b.pack(first(i), last(i), at(i)); };
+    const detail::Strips strips(a.size(0), detail::ProductTile<T>::kRows);
+    const auto blocks = (stop - start + block - 1) / block, groups = (strips.count + kGroup - 1) / kGroup;
+    Preparations packing(blocks);
+    share_work(packing, pack, blocks * groups, groups, [&](std::int64_t begin, std::int64_t end) {
+      for (auto i = begin; i < end; ++i) {
+        const auto own = i / groups, top = i % groups * kGroup, bottom = std::min(top + kGroup, strips.count);
+        packing.wait(own);
+        for (std::int64_t from = 0; from < b.cells(); from += kPart<T>)
+          for (auto strip = top; strip < bottom; ++strip)
+            multiply_strip(a, strips, strip, b, first(own), last(own), at(own), from, bias, y);
+      }
     });
   }
 
-  // A tile of sums and a panel of `b` stay in the second cache, beside what of `a` meets them.
-  static constexpr std::int64_t kUnit = 64, kWidest = 2 * kUnit, kPanelCells = 1 << 16,
-                                kPackedCells = 1 << 21;
+  /// What cells from `from` of a strip's rows give to the sums of columns [first, last), whose panels begin at `packed`.
+  template <class T>
+  static void multiply_strip(const at::Tensor& a, const detail::Strips& strips, std::int64_t strip,
+                             const detail::RightFactor<T>& b, std::int64_t first, std::int64_t last,
+                             const std::uint32_t* packed, std::int64_t from, const at::Tensor& bias,
+                             at::Tensor& y) {
+    using Sums = detail::StoreSums<T>;
+    const auto depth = std::min(kPart<T>, b.cells() - from),
+               panels = (last - first + b.kPanel - 1) / b.kPanel, top = strips.top(strip),
+               rows = strips.rows(strip), ld = y.size(1);
+    auto left = apart(left_cells<T>(a, strips, strip, from, depth, panels), rows, depth);
+    auto* to = y.mutable_data_ptr<T>() + top * ld;
+    const bool done = from + depth == b.cells();
+    for (auto j = first; j < last; j += b.kPanel, left.next += left.next_share) {
+      const auto width = b.width(j);
+      const Sums sums{to + j, ld, done ? detail::bias_from<T>(bias, j) : nullptr, from > 0};
+      detail::ProductTile<T>::template function<Sums>(rows, width)(
+          left, packed + (j - first) * b.cells() + from * width, depth, std::min(width, b.columns - j), sums);
+    }
+  }
 
-  /// Not every LibTorch was built with the micro-kernel; processors with AMX are better served by oneDNN's products.
-  [[nodiscard]] static bool works() {
-    static const bool found = [] {
-      if (at::native::cpublas::could_pack(at::kBFloat16)) return false;  // true with AMX alone
-      const simd::BFloat16 pairs[2 * simd::kLanes] = {};
-      const float numbers[simd::kLanes] = {};
-      float c[simd::kLanes];
-      try {
-        at::native::cpublas::brgemm(1, simd::kLanes, 2, 2, simd::kLanes, simd::kLanes, false, pairs, pairs,
-                                    c);
-        at::native::cpublas::brgemm(1, simd::kLanes, 1, 1, simd::kLanes, simd::kLanes, false, numbers,
-                                    numbers, c);
-        return true;
-      } catch (const c10::Error&) {
-        return false;
-      }
-    }();
+  /// Some cells of a strip's rows. While it meets some panels, each fetches a share of the next strip: of all that lies
+  /// behind this one where rows have no more cells, or a row.
+  template <class T>
+  [[nodiscard]] static detail::LeftCells left_cells(const at::Tensor& a, const detail::Strips& strips,
+                                                    std::int64_t strip, std::int64_t from, std::int64_t depth,
+                                                    std::int64_t panels) {
+    constexpr auto kCell = std::int64_t{sizeof(std::uint32_t)};
+    const auto row = a.stride(0) * std::int64_t{sizeof(T)};
+    const auto* data =
+        reinterpret_cast<const char*>(a.const_data_ptr<T>()) + strips.top(strip) * row + from * kCell;
+    detail::LeftCells left{.data = data, .row = row, .step = kCell, .next = data};
+    if (strip + 1 == strips.count) return left;
+    const bool whole = row == depth * kCell;
+    left.next += strips.rows(strip) * row;
+    left.next_step = whole ? strips.rows(strip + 1) * kCell / panels : kCell;
+    left.next_share = whole ? left.next_step * depth : row;
+    return left;
+  }
+
+  /// Rows whose distance is a multiple of a page meet in the same few places of the first cache and drive each other out:
+  /// such ones are copied.
+  [[nodiscard]] static detail::LeftCells apart(detail::LeftCells left, std::int64_t rows,
+                                               std::int64_t depth) {
+    constexpr std::int64_t kPage = 4096, kCell = sizeof(float);
+    if (left.row % kPage != 0) return left;
+    const auto row = (depth + simd::kLanes) * kCell;
+    auto* copy = reinterpret_cast<char*>(simd::Scratch::floats(rows * row / kCell));
+    for (std::int64_t i = 0; i < rows; ++i)
+      std::memcpy(copy + i * row, left.data + i * left.row, static_cast<std::size_t>(depth * kCell));
+    left.data = copy, left.row = row;
+    return left;
+  }
+
+  /// What of the depth is summed at a time, so that what is multiplied stays in the second cache: of bfloat16, half as
+  /// wide, all.
+  template <class T>
+  static constexpr std::int64_t kPart = std::is_same_v<T, float> ? 768
+                                                                 : std::numeric_limits<std::int64_t>::max();
+
+  template <class T>
+  [[nodiscard]] static std::int64_t columns_of_block(std::int64_t cells) {
+    constexpr auto kPanel = detail::RightFactor<T>::kPanel;
+    return std::clamp(kBlockCells / std::min(cells, kPart<T>) / kPanel, std::int64_t{1}, kPanels) * kPanel;
+  }
+
+  // A block is at most half of a megabyte large, and has at most as many panels; a group has as many strips.
+  static constexpr std::int64_t kBlockCells = 9 << 14, kPanels = 16, kGroup = 16;
+  static constexpr std::int64_t kFewestColumns = 64, kPackedCells = 1 << 21;
+
+  /// Processors with AMX are better served by oneDNN's products.
+  [[nodiscard]] static bool has_amx() {
+    static const bool found = at::native::cpublas::could_pack(at::kBFloat16);
     return found;
   }
 };

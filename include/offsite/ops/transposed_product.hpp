@@ -12,7 +12,7 @@
 namespace offsite::ops {
 
 /// Products of few rows of bfloat16 or float32, as y^T = b^T a^T: a weight that is dense along the depth is then the
-/// micro-kernel's left factor as it lies in memory, and the few rows are what is packed.
+/// tiles' left factor as it lies in memory, and the few rows are what is packed.
 ///
 /// A product with few rows takes as long as what it does to the weight, and oneDNN's own packs it at every call: on
 /// Zen 4 this one is 1.4 times as fast with 16 rows, 1.2 times with 43 and 64, as fast from 116 to 256, and 1.03 times
@@ -31,43 +31,73 @@ struct TransposedProduct {
 
   /// a b + bias: `a` (rows, depth), `b` (depth, columns), `bias` (columns) or undefined, dense.
   [[nodiscard]] static at::Tensor run(const at::Tensor& a, const at::Tensor& b, const at::Tensor& bias) {
-    const auto rows = a.size(0), padded = simd::round_up(rows, simd::kLanes);
-    at::Tensor y = at::empty({rows, b.size(1)}, a.options());
+    at::Tensor y = at::empty({a.size(0), b.size(1)}, a.options());
     const TiledProduct::Observed observed(a, b);
     with_type(a, [&]<class T>(T*) {
-      const detail::RightFactor<T> right(a.t());
-      auto* packed =
-          reinterpret_cast<std::uint32_t*>(simd::Scratch::floats(padded * (right.depth / right.kPer)));
-      multiply<T>(b, {right, 0, padded, kWidth, packed}, bias, y.mutable_data_ptr<T>());
+      multiply<T>(b, detail::RightFactor<T>(a.t()), bias, y.mutable_data_ptr<T>());
     });
     return y;
   }
 
  private:
-  /// y = (b^T a^T + bias)^T, the rows of b^T in tiles.
+  /// y = (b^T a^T + bias)^T, with some rows of b^T at a time.
   template <class T>
-  static void multiply(const at::Tensor& b, const detail::Panels<T>& a, const at::Tensor& bias, T* y) {
-    constexpr auto kHeight = detail::TileRows::kMost, kPart = TiledProduct::kPart<T>;
-    const auto columns = b.size(1), depth = b.size(0), ld = b.stride(1);
-    const auto* p = b.const_data_ptr<T>();
-    detail::share_tiles(columns, a, [&](std::int64_t top, std::int64_t panel) {
-      alignas(64) float c[kHeight * kWidth], transposed[kWidth * kHeight];
-      const detail::TileRows tile(top, columns);
-      const auto first = a.first(panel), width = a.width(panel);
-      for (std::int64_t from = 0; from < depth; from += kPart)
-        at::native::cpublas::brgemm(tile.above + tile.wanted, width, std::min(kPart, depth - from), ld, width,
-                                    width, from > 0, p + (top - tile.above) * ld + from,
-                                    a.packed(panel) + from * width, c);
-      simd::run<detail::TransposeKernel>(reinterpret_cast<const std::uint32_t*>(c + tile.above * width),
-                                         width, reinterpret_cast<std::uint32_t*>(transposed), kHeight,
-                                         tile.wanted, width);
-      detail::StoreTile::run(transposed, kHeight, detail::bias_from<T>(bias, top), y + first * columns + top,
-                             columns, a.columns(panel), tile.wanted);
+  static void multiply(const at::Tensor& b, const detail::RightFactor<T>& a, const at::Tensor& bias, T* y) {
+    constexpr auto kPanel = detail::RightFactor<T>::kPanel;
+    const at::Tensor memory = at::empty({a.padded() * a.cells()}, at::kInt);
+    auto* packed = reinterpret_cast<std::uint32_t*>(memory.mutable_data_ptr<std::int32_t>());
+    const auto columns = b.size(1), units = (columns + kRows - 1) / kRows,
+               panels = (a.padded() + kPanel - 1) / kPanel;
+    const auto pack = [&](std::int64_t i) {
+      a.pack(i * kPanel, std::min((i + 1) * kPanel, a.padded()), packed + i * kPanel * a.cells());
+    };
+    Preparations packing(panels);
+    share_work(packing, pack, units, units, [&](std::int64_t begin, std::int64_t end) {
+      alignas(64) float c[kRows * kPanel], transposed[kPanel * kRows];
+      for (auto unit = begin; unit < end; ++unit) {
+        const auto top = unit * kRows, rows = std::min(kRows, columns - top);
+        for (std::int64_t first = 0; first < a.padded(); first += kPanel) {
+          packing.wait(first / kPanel);
+          const auto width = a.width(first);
+          sums<T>(b, top, rows, a, first, packed + first * a.cells(), c);
+          simd::run<detail::TransposeKernel>(reinterpret_cast<const std::uint32_t*>(c), width,
+                                             reinterpret_cast<std::uint32_t*>(transposed), kRows, rows,
+                                             width);
+          detail::StoreTile::run(transposed, kRows, detail::bias_from<T>(bias, top),
+                                 y + first * columns + top, columns, std::min(width, a.columns - first),
+                                 rows);
+        }
+      }
     });
   }
 
-  // Fewer rows take as long as reading the weight in every way.
-  static constexpr std::int64_t kWidth = 64, kFewestRows = 8;
+  /// c (rows, width) = rows from `top` of b^T times the panel of a^T from `first`.
+  template <class T>
+  static void sums(const at::Tensor& b, std::int64_t top, std::int64_t rows, const detail::RightFactor<T>& a,
+                   std::int64_t first, const std::uint32_t* panel, float* c) {
+    using Tile = detail::ProductTile<T>;
+    using Sums = detail::StoreSums<float>;
+    const auto row = b.stride(1) * std::int64_t{sizeof(T)}, width = a.width(first), end = top + rows;
+    const detail::Strips strips(rows, Tile::kRows);
+    // The weight's next rows lie behind these: each tile fetches its share of them.
+    const bool more = end < b.size(1);
+    const auto tiles = (a.padded() + a.kPanel - 1) / a.kPanel * strips.count,
+               share = more ? std::min(kRows, b.size(1) - end) * row / tiles : 0;
+    const auto* data = reinterpret_cast<const char*>(b.const_data_ptr<T>());
+    const auto* next = data + (more ? end : top) * row + first / a.kPanel * strips.count * share;
+    for (std::int64_t strip = 0; strip < strips.count; ++strip, next += share) {
+      const detail::LeftCells left{.data = data + (top + strips.top(strip)) * row,
+                                   .row = row,
+                                   .step = sizeof *panel,
+                                   .next = next,
+                                   .next_step = share / a.cells()};
+      Tile::template function<Sums>(strips.rows(strip), width)(
+          left, panel, a.cells(), width, Sums{c + strips.top(strip) * width, width, nullptr});
+    }
+  }
+
+  // Some rows of the weight stay in the second cache until all of `a` has met them.
+  static constexpr std::int64_t kRows = 48, kFewestRows = 8;
 };
 
 }  // namespace offsite::ops
