@@ -165,6 +165,8 @@ class Bench:
                            self.ours(r, "float32", s["float32_steps"]), "tuned")
                 yield Task("step", "trainer-float32", r, self.sliced_seconds("trainer-float32", 280),
                            self.peer(*self.sliced("trainer-float32", r), tuned=False), "default")
+            if "compiled" in s["every"] and r < self.fewest:  # two minutes each, most of them the compiler's
+                yield Task("step", "compiled", r, PYTHON + 100, self.peer(*self.sliced("compiled", r)), "tuned")
 
     def own_step(self, group, part, number):
         """offsite on the `part`-th samples, for round `number`."""
@@ -263,7 +265,6 @@ class Bench:
         yield Task("step", "offsite", 0, 5 + 10 * 1.8, self.ours(0, "bfloat16", 8, arena=0), "default")
         yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
                    self.peer(*self.sliced("trainer-bf16", 0, 2), tuned=False), "default")
-        yield Task("step", "compiled", 0, PYTHON + 100, self.peer(*self.sliced("compiled", 0)), "tuned")
 
     def tasks(self):
         """The most important first: what a cut-off run has not reached is missing."""

@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "offsite/ops/simd.hpp"
+#include "offsite/ops/store_tile.hpp"
 #include "offsite/ops/tiled_product.hpp"
 
 namespace offsite::ops {
