@@ -202,7 +202,7 @@ struct DirectProduct {
 
  private:
   // Threads take at least some panels side by side, which memory gives sooner than one.
-  static constexpr std::int64_t kUnit = 4, kSums = 1 << 16;
+  static constexpr std::int64_t kUnit = 6, kSums = 1 << 16;
 };
 
 }  // namespace offsite::ops

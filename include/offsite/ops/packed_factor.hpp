@@ -29,6 +29,7 @@ struct PackRowsKernel {
     const auto cells = (depth + kPer - 1) / kPer;
     for (std::int64_t k = 0; k < cells; ++k, from += kPer * ld) {
       const bool whole = (k + 1) * kPer <= depth;
+      prefetch(from + kAhead * kPer * ld, ld, columns);
       for (std::int64_t first = 0; first < columns; first += panel) {
         const auto width = std::min(panel, simd::round_up(columns - first, simd::kLanes));
         auto* cell = to + first * cells + k * width;
@@ -43,6 +44,15 @@ struct PackRowsKernel {
   }
 
  private:
+  static constexpr std::int64_t kAhead = 8;  // cells
+
+  /// Brings a row of cells into the first cache: rows of a few columns are too short for the processor to foresee which
+  /// numbers come next. It may lie behind the last one.
+  [[gnu::always_inline]] static void prefetch(const T* from, std::int64_t ld, std::int64_t columns) {
+    constexpr auto kLine = std::int64_t{64 / sizeof(T)};
+    for (std::int64_t j = 0; j < columns; j += kLine)
+      for (std::int64_t i = 0; i < kPerCell<T>; ++i) __builtin_prefetch(from + i * ld + j);
+  }
   [[gnu::always_inline]] static void sixteen(const T* from, std::int64_t ld, std::uint32_t* cell) {
     if constexpr (kPerCell<T> == 1) {
       std::memcpy(cell, from, sizeof *cell * simd::kLanes);

@@ -1,6 +1,5 @@
 #pragma once
 #include <ATen/core/Tensor.h>
-#include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
 
 #include <algorithm>
@@ -15,10 +14,8 @@ namespace offsite::ops {
 /// Products of few rows of bfloat16 or float32, as y^T = b^T a^T: a weight that is dense along the depth is then the
 /// tiles' left factor as it lies in memory, and the few rows are what is packed.
 ///
-/// A product with few rows takes as long as what it does to the weight, and oneDNN's own packs it at every call: on
-/// Zen 4 this one is 1.4 times as fast with 16 rows, 1.2 times with 43 and 64, as fast from 116 to 256, and 1.03 times
-/// with 460. In float32 it is 2 times as fast with 16 rows, 1.4 times with 43 and 64, 1.1 times with 116 and 200. A
-/// number has the bits that `TiledProduct` would give.
+/// A product with few rows takes as long as what it does to the weight, and oneDNN's own packs it at every call. A number
+/// has the bits that `TiledProduct` would give.
 struct TransposedProduct {
   /// Whether `y = a b` can be computed here: where `TiledProduct` works, with `a` (rows, depth) in rows of whole
   /// cells of 32 bits, `b` (depth, columns) dense along the depth, and neither too few rows nor so many that packing
