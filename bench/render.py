@@ -211,6 +211,13 @@ def run_rows(results):
     return rows
 
 
+def warm_words(results):
+    """What a step asks of the system once its buffers are as large as they get."""
+    record = results.one("warm", "warm", "tuned")
+    return [f"Page faults come from batches that are larger than those before. {record['steps']} steps of offsite on a batch as large as "
+            f"the ones before had {record['minor_faults']} of them, and took {record['sys_s']:.2f} s of the system's processor time.", ""] if record else []
+
+
 def curve_points(results):
     """[(batch, [ratio a round], [our rate])]"""
     theirs = {r: {x["batch"]: rate_of(x) for x in run} for r, run in results.rounds("curve", "strongest").items()}
@@ -355,7 +362,7 @@ def document(results, made_of):
               "## Runs", "", "Peak memory is of the whole process; anonymous memory is what no mapped file holds. Processor time is ms for "
               "1,000 tokens, of all threads.", "",
               *table(["client", "allocator", "tokens/s: minimum / median / maximum", "processor time", "page faults a step",
-                      "peak anonymous MB", "peak resident MB"], run_rows(results))]
+                      "peak anonymous MB", "peak resident MB"], run_rows(results)), *warm_words(results)]
     for section in (curve, shapes, evaluation, files, recompute, budget, between, kernels):
         lines += section(results)
     lines += ["## How it was measured", "",

@@ -261,6 +261,7 @@ class Bench:
         """What is for information only, measured once."""
         if self.scale_name != "full":
             return
+        yield Task("warm", "warm", 0, 3 + 9 * 1.4, self.profile("gpt2-small", "type=bfloat16", "batch=16", "vary=0", "steps=6"), "tuned")
         yield Task("step", "mit", 0, PYTHON + 20, self.peer(*PEERS["mit"], "--samples", 4, tuned=False), "default")
         yield Task("step", "offsite", 0, 5 + 10 * 1.8, self.ours(0, "bfloat16", 8, arena=0), "default")
         yield Task("step", "trainer-bf16", 0, PYTHON + 7 * 930 / 354,
