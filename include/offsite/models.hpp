@@ -18,6 +18,7 @@
 #include "offsite/models/read_config.hpp"
 #include "offsite/models/rope_fields.hpp"
 #include "offsite/models/transformer_lm.hpp"
+#include "offsite/ops/absorbed_attention.hpp"
 #include "offsite/ops/accumulate.hpp"
 #include "offsite/ops/activation.hpp"
 #include "offsite/ops/adamw.hpp"

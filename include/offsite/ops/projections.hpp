@@ -22,6 +22,40 @@ struct Qkv {
 //                                         calls `fill(d)` with a Qkv of empty tensors for the gradients (of the type
 //                                         of `like`; `count` = N); adds the gradients of trained tensors;
 //                                         dL/dn (N, C), undefined unless `need`
+//   separate()                            the three as layers of their own that share the tensors, if they can be;
+//                                         not of a layer with a bottleneck
+
+/// Three matrices, as in OPT; keys and values may be narrower than queries.
+struct SeparateProjections {
+  Linear q, k, v;
+
+  struct Saved {
+    Linear::Saved q, k, v;
+  };
+
+  [[nodiscard]] const SeparateProjections& separate() const { return *this; }
+  [[nodiscard]] Qkv forward(const at::Tensor& n) const { return {q.forward(n), k.forward(n), v.forward(n)}; }
+  [[nodiscard]] Qkv forward(const at::Tensor& n, const at::Tensor& rows, Saved& saved, bool save) const {
+    return {q.forward(rows.defined() ? n.index_select(0, rows) : n, saved.q, save),
+            k.forward(n, saved.k, save), v.forward(n, saved.v, save)};
+  }
+  template <class Fill>
+  [[nodiscard]] at::Tensor backward(const at::Tensor& like, std::int64_t count, const at::Tensor& rows,
+                                    const Saved& saved, bool need, Fill&& fill) const {
+    const auto queries = rows.defined() ? rows.numel() : count;
+    const Qkv d{at::empty({queries, q.out_features()}, like.options()),
+                at::empty({count, k.out_features()}, like.options()),
+                at::empty({count, v.out_features()}, like.options())};
+    fill(d);
+    const at::Tensor of_q = q.backward(d.q, saved.q, need), of_k = k.backward(d.k, saved.k, need);
+    at::Tensor dn = v.backward(d.v, saved.v, need);
+    if (!need) return {};
+    ops::accumulate(dn, of_k);
+    if (rows.defined()) return dn.index_add_(0, rows, of_q);
+    ops::accumulate(dn, of_q);
+    return dn;
+  }
+};
 
 /// One matrix to queries, keys and values side by side, as in GPT-2.
 struct FusedProjection {
@@ -31,6 +65,10 @@ struct FusedProjection {
     Linear::Saved all, keys_values;  // with chosen rows, `all` is of the queries
   };
 
+  [[nodiscard]] SeparateProjections separate() const {
+    const auto C = all.out_features() / 3;
+    return {all.slice(0, C), all.slice(C, C), all.slice(2 * C, C)};
+  }
   [[nodiscard]] Qkv forward(const at::Tensor& n) const { return split(all.forward(n)); }
   [[nodiscard]] Qkv forward(const at::Tensor& n, const at::Tensor& rows, Saved& saved, bool save) const {
     if (!rows.defined()) return split(all.forward(n, saved.all, save));
@@ -60,37 +98,6 @@ struct FusedProjection {
   static Qkv split(const at::Tensor& x) {
     const auto C = x.size(1) / 3;
     return {x.narrow(1, 0, C), x.narrow(1, C, C), x.narrow(1, 2 * C, C)};
-  }
-};
-
-/// Three matrices, as in OPT; keys and values may be narrower than queries.
-struct SeparateProjections {
-  Linear q, k, v;
-
-  struct Saved {
-    Linear::Saved q, k, v;
-  };
-
-  [[nodiscard]] Qkv forward(const at::Tensor& n) const { return {q.forward(n), k.forward(n), v.forward(n)}; }
-  [[nodiscard]] Qkv forward(const at::Tensor& n, const at::Tensor& rows, Saved& saved, bool save) const {
-    return {q.forward(rows.defined() ? n.index_select(0, rows) : n, saved.q, save),
-            k.forward(n, saved.k, save), v.forward(n, saved.v, save)};
-  }
-  template <class Fill>
-  [[nodiscard]] at::Tensor backward(const at::Tensor& like, std::int64_t count, const at::Tensor& rows,
-                                    const Saved& saved, bool need, Fill&& fill) const {
-    const auto queries = rows.defined() ? rows.numel() : count;
-    const Qkv d{at::empty({queries, q.out_features()}, like.options()),
-                at::empty({count, k.out_features()}, like.options()),
-                at::empty({count, v.out_features()}, like.options())};
-    fill(d);
-    const at::Tensor of_q = q.backward(d.q, saved.q, need), of_k = k.backward(d.k, saved.k, need);
-    at::Tensor dn = v.backward(d.v, saved.v, need);
-    if (!need) return {};
-    ops::accumulate(dn, of_k);
-    if (rows.defined()) return dn.index_add_(0, rows, of_q);
-    ops::accumulate(dn, of_q);
-    return dn;
   }
 };
 

@@ -215,11 +215,12 @@ class Rope {
   }
 
   [[nodiscard]] const RopeOptions& options() const { return options_; }
+  [[nodiscard]] bool turns() const { return options_.dims > 0; }
 
   /// The angles of all rows of `s`, or of the chosen `rows` (M).
   /// \throws ArgumentError if a dynamic embedding meets a sequence beyond its context that shares a prefix.
   [[nodiscard]] RopeRows rows(const Sequences& s, const at::Tensor& rows = {}) const {
-    if (options_.dims == 0) return {};
+    if (!turns()) return {};
     std::int64_t longest = 0;
     for (std::int64_t i = 0; i < s.count(); ++i) longest = std::max(longest, reach(s, i));
     RopeRows result{table(std::min(longest, dynamic() ? options_.context : longest)), s.positions};
@@ -229,7 +230,7 @@ class Rope {
   }
   /// The angles of the last `count` of `total` tokens of one sequence.
   [[nodiscard]] RopeRows tail(std::int64_t count, std::int64_t total) const {
-    if (options_.dims == 0) return {};
+    if (!turns()) return {};
     const bool beyond = dynamic() && total > options_.context;
     return {beyond ? detail::rope_table(options_, total, total) : table(total),
             at::arange(total - count, total, at::kLong)};

@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "offsite/core/sequences.hpp"
+#include "offsite/ops/absorbed_attention.hpp"
 #include "offsite/ops/attention.hpp"
 #include "offsite/ops/head_norms.hpp"
 #include "offsite/ops/linear.hpp"
@@ -54,7 +55,8 @@ struct SelfAttention {
   struct Saved {
     typename Projection::Saved projection;
     HeadNorms::Saved norms;
-    Linear::Saved out;
+    Linear::Saved out, asking;  // `asking` and `absorbed` instead of the rest where few queries ask
+    AbsorbedAttention::Saved absorbed;
     Qkv qkv;
     at::Tensor rows, lse;
     RopeRows queries, keys;  // the angles of their rows
@@ -80,6 +82,16 @@ struct SelfAttention {
     saved.options = options;
     saved.options.dropout = dropout;
     saved.options.key = key;
+    if constexpr (kSeparates)
+      if (rows.defined() && !norms.q && !norms.k && !rope.turns()) {
+        const SeparateProjections& parts = projection.separate();
+        if (AbsorbedAttention::serves(n, parts.k, parts.v, saved.plan, saved.options)) {
+          const at::Tensor q = parts.q.forward(n.index_select(0, rows), saved.asking, save);
+          return out.forward(AbsorbedAttention::forward(q, n, parts.k, parts.v, saved.plan, saved.options,
+                                                        saved.absorbed, save),
+                             saved.out, save);
+        }
+      }
     Qkv qkv = projection.forward(n, rows, saved.projection, save);
     norms.forward_(qkv, options, saved.norms, save);
     saved.keys = rope.rows(s);
@@ -97,6 +109,13 @@ struct SelfAttention {
   [[nodiscard]] at::Tensor backward(const at::Tensor& d, const Sequences& s, const Saved& saved,
                                     bool need) const {
     const at::Tensor da = out.backward(d, saved.out);
+    if constexpr (kSeparates)
+      if (saved.absorbed.asked.defined()) {
+        const SeparateProjections& parts = projection.separate();
+        auto [dq, dn] = AbsorbedAttention::backward(da, parts.k, parts.v, saved.absorbed);
+        const at::Tensor dn_rows = parts.q.backward(dq, saved.asking, need);
+        return need ? dn.index_add_(0, saved.rows, dn_rows) : at::Tensor{};
+      }
     return projection.backward(da, s.rows(), saved.rows, saved.projection, need, [&](const Qkv& to) {
       ops::attention_backward(da, saved.qkv.q, saved.qkv.k, saved.qkv.v, saved.lse, to.q, to.k, to.v,
                               saved.plan, saved.options);
@@ -118,6 +137,8 @@ struct SelfAttention {
   }
 
  private:
+  static constexpr bool kSeparates = requires(const Projection& p) { p.separate(); };
+
   void turn(const Qkv& x, const RopeRows& queries, const RopeRows& keys, bool backward = false) const {
     ops::rope_(x.q, options.heads, queries, backward);
     ops::rope_(x.k, options.key_heads(), keys, backward);
