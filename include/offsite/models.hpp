@@ -32,6 +32,7 @@
 #include "offsite/ops/attention_plan.hpp"
 #include "offsite/ops/attention_products.hpp"
 #include "offsite/ops/attention_task.hpp"
+#include "offsite/ops/behind_norm.hpp"
 #include "offsite/ops/bottleneck.hpp"
 #include "offsite/ops/cross_entropy.hpp"
 #include "offsite/ops/direct_product.hpp"

@@ -7,6 +7,7 @@
 #include "offsite/blocks/block_access.hpp"
 #include "offsite/core/random.hpp"
 #include "offsite/ops/accumulate.hpp"
+#include "offsite/ops/behind_norm.hpp"
 #include "offsite/ops/dropout.hpp"
 #include "offsite/ops/self_attention.hpp"
 
@@ -85,6 +86,14 @@ struct TransformerBlocks : VectorBlocks<Model, Blocks> {
               : b.norm_2.backward(dx, saved.norm_2, true, normed ? at::Tensor{} : d);
     const at::Tensor& to_attention = b.residual == Residual::kParallel ? d : dx;
 
+    if (!need_dh && !post && !normed && !saved.attention.rows.defined() && b.norm_1.trains()) {
+      BehindNorm behind(b.norm_1, saved.norm_1);
+      b.attention.backward(dropped(to_attention, b, s, saved, kAfterAttention), s, saved.attention,
+                           [&](const Linear& layer, const at::Tensor& d_out, const Linear::Saved& kept) {
+                             behind.backward(layer, d_out, kept);
+                           });
+      return {};
+    }
     const bool need_dn = need_dh || (!post && b.norm_1.trains());
     at::Tensor dn = b.attention.backward(dropped(to_attention, b, s, saved, kAfterAttention), s,
                                          saved.attention, need_dn);

@@ -53,6 +53,16 @@ struct LayerNorm {
   }
 
   [[nodiscard]] bool trains() const { return trains(weight) || trains(bias); }
+  [[nodiscard]] ops::NormTrained trained() const {
+    return {weight.defined() ? weight.detach().to(at::kFloat) : at::Tensor(),
+            bias.defined() ? bias.detach().to(at::kFloat) : at::Tensor(),
+            trains(weight) ? weight.grad() : at::Tensor(), trains(bias) ? bias.grad() : at::Tensor()};
+  }
+  /// What the forward pass that kept `saved` scaled and shifted.
+  [[nodiscard]] at::Tensor normalised(const Saved& saved) const {
+    Saved unused;
+    return LayerNorm{{}, {}, eps}.forward(saved.x, unused, false);
+  }
 
   /// Calls `f(name, tensor&)` for every parameter.
   template <class F>

@@ -27,6 +27,11 @@ struct NormParameters {
   at::Tensor scale, shift;
 };
 
+/// What a norm multiplies and adds, float32 (C), and the gradients of what of it trains; undefined = none.
+struct NormTrained {
+  at::Tensor scale, shift, d_scale, d_shift;
+};
+
 /// `t` as contiguous float32 (columns), or `otherwise` for every column where it is undefined.
 [[nodiscard]] inline at::Tensor norm_parameter(const at::Tensor& t, std::int64_t columns, double otherwise) {
   return t.defined() ? t.to(at::kFloat).contiguous() : at::full({columns}, otherwise, at::kFloat);

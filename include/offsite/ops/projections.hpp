@@ -22,6 +22,8 @@ struct Qkv {
 //                                         calls `fill(d)` with a Qkv of empty tensors for the gradients (of the type
 //                                         of `like`; `count` = N); adds the gradients of trained tensors;
 //                                         dL/dn (N, C), undefined unless `need`
+//   backward(like, count, saved, fill, f)
+//                                         the same of all rows, with `f(layer, dL/dy, saved)` for each layer's pass
 //   separate()                            the three as layers of their own that share the tensors, if they can be;
 //                                         not of a layer with a bottleneck
 
@@ -55,6 +57,13 @@ struct SeparateProjections {
     ops::accumulate(dn, of_q);
     return dn;
   }
+  template <class Fill, class F>
+  void backward(const at::Tensor& like, std::int64_t count, const Saved& saved, Fill&& fill, F&& f) const {
+    const auto room = [&](const Linear& l) { return at::empty({count, l.out_features()}, like.options()); };
+    const Qkv d{room(q), room(k), room(v)};
+    fill(d);
+    f(q, d.q, saved.q), f(k, d.k, saved.k), f(v, d.v, saved.v);
+  }
 };
 
 /// One matrix to queries, keys and values side by side, as in GPT-2.
@@ -82,9 +91,12 @@ struct FusedProjection {
                                     const Saved& saved, bool need, Fill&& fill) const {
     const auto C = all.out_features() / 3;
     if (!rows.defined()) {
-      const at::Tensor d = at::empty({count, 3 * C}, like.options());
-      fill(split(d));
-      return all.backward(d, saved.all, need);
+      at::Tensor dn;
+      backward(like, count, saved, fill,
+               [&](const Linear& layer, const at::Tensor& d, const Linear::Saved& kept) {
+                 dn = layer.backward(d, kept, need);
+               });
+      return dn;
     }
     const at::Tensor dq = at::empty({rows.numel(), C}, like.options()),
                      dkv = at::empty({count, 2 * C}, like.options());
@@ -92,6 +104,12 @@ struct FusedProjection {
     const at::Tensor dn_rows = all.slice(0, C).backward(dq, saved.all, need);
     at::Tensor dn = all.slice(C, 2 * C).backward(dkv, saved.keys_values, need);
     return need ? dn.index_add_(0, rows, dn_rows) : at::Tensor{};
+  }
+  template <class Fill, class F>
+  void backward(const at::Tensor& like, std::int64_t count, const Saved& saved, Fill&& fill, F&& f) const {
+    const at::Tensor d = at::empty({count, all.out_features()}, like.options());
+    fill(split(d));
+    f(all, d, saved.all);
   }
 
  private:
@@ -129,6 +147,12 @@ struct InterleavedProjection {
       fill(d);
     }
     return all.backward(whole, saved, need);
+  }
+  template <class Fill, class F>
+  void backward(const at::Tensor& like, std::int64_t count, const Saved& saved, Fill&& fill, F&& f) const {
+    const at::Tensor d = at::empty({count, all.out_features()}, like.options());
+    fill(split(d));
+    f(all, d, saved);
   }
 
  private:

@@ -1,6 +1,7 @@
 #pragma once
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/mean.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/rsqrt.h>
 
 #include <string>
@@ -37,6 +38,12 @@ struct RmsNorm {
   }
 
   [[nodiscard]] bool trains() const { return weight.grad().defined(); }
+  [[nodiscard]] ops::NormTrained trained() const { return {scale(), {}, weight.grad(), {}}; }
+  /// What the forward pass that kept `saved` scaled.
+  [[nodiscard]] at::Tensor normalised(const Saved& saved) const {
+    Saved unused;
+    return ops::norm_rows<false>(saved.x, {at::ones({saved.x.size(1)}, at::kFloat), {}}, eps, unused, false);
+  }
 
   /// Calls `f(name, tensor&)` for the parameter.
   template <class F>

@@ -116,12 +116,15 @@ struct SelfAttention {
         const at::Tensor dn_rows = parts.q.backward(dq, saved.asking, need);
         return need ? dn.index_add_(0, saved.rows, dn_rows) : at::Tensor{};
       }
-    return projection.backward(da, s.rows(), saved.rows, saved.projection, need, [&](const Qkv& to) {
-      ops::attention_backward(da, saved.qkv.q, saved.qkv.k, saved.qkv.v, saved.lse, to.q, to.k, to.v,
-                              saved.plan, saved.options);
-      turn(to, saved.queries, saved.keys, true);
-      norms.backward_(to, options, saved.norms);
-    });
+    return projection.backward(da, s.rows(), saved.rows, saved.projection, need,
+                               [&](const Qkv& to) { fill(to, da, saved); });
+  }
+  /// The same of all rows, with `f(layer, dL/dy, saved)` for each projection's own pass.
+  template <class F>
+  void backward(const at::Tensor& d, const Sequences& s, const Saved& saved, F&& f) const {
+    const at::Tensor da = out.backward(d, saved.out);
+    projection.backward(
+        da, s.rows(), saved.projection, [&](const Qkv& to) { fill(to, da, saved); }, f);
   }
 
   /// The next n tokens of the sequence in `cache`: (n, C) -> (n, C).
@@ -138,6 +141,14 @@ struct SelfAttention {
 
  private:
   static constexpr bool kSeparates = requires(const Projection& p) { p.separate(); };
+
+  /// Writes the gradients of queries, keys and values; `da` is that of what is seen.
+  void fill(const Qkv& to, const at::Tensor& da, const Saved& saved) const {
+    ops::attention_backward(da, saved.qkv.q, saved.qkv.k, saved.qkv.v, saved.lse, to.q, to.k, to.v,
+                            saved.plan, saved.options);
+    turn(to, saved.queries, saved.keys, true);
+    norms.backward_(to, options, saved.norms);
+  }
 
   void turn(const Qkv& x, const RopeRows& queries, const RopeRows& keys, bool backward = false) const {
     ops::rope_(x.q, options.heads, queries, backward);
