@@ -188,7 +188,8 @@ void check_chosen_rows(const Model& model, at::ScalarType type) {
     if (trained) some = b.train();
     (void)Access::forward(b.block, h, s, {}, again);
     CHECK_FALSE(Access::backward(b.block, spread, s, again, false).defined());
-    for (std::size_t i = 0; i < all.size(); ++i) CHECK(at::equal(some[i], all[i]));
+    // The first norm's gradients, and those of the projection behind it, are then summed in another way.
+    for (std::size_t i = 0; i < all.size(); ++i) CHECK(comparable(some[i], all[i], 2 * limit, norm));
   }
 }
 
