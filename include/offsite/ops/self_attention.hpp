@@ -80,6 +80,7 @@ struct SelfAttention {
     saved.rows = rows;
     saved.plan = ops::AttentionPlan::of(s, rows);
     saved.options = options;
+    saved.absorbed = {};
     saved.options.dropout = dropout;
     saved.options.key = key;
     if constexpr (kSeparates)
