@@ -4,9 +4,9 @@ import statistics
 
 from markdown_table import table
 
-LAYERS = {"768 to 2304": "queries, keys and values", "768 to 1536": "keys and values of the last block", "768 to 768": "attention's output",
+LAYERS = {"768 to 2304": "queries, keys and values", "768 to 64": "scored rows through keys' and values' weights, a head at a time", "768 to 768": "attention's output",
           "768 to 3072": "into the feed-forward layer", "3072 to 768": "out of it", "768 to 50257": "head"}
-BLOCKS, HEADS, WIDTH, HIDDEN = 8, 12, 768, 3072  # of the measured client; its last block computes few rows beyond keys and values
+BLOCKS, HEADS, WIDTH, HIDDEN = 8, 12, 768, 3072  # of the measured client; its last block computes few rows
 TRAINED = 3  # blocks below the last one whose activations are computed again for their weights' gradients
 
 
@@ -156,7 +156,7 @@ def between(results):
                           for name, ms, floor, what in items])]
     if not lines:
         return []
-    return ["## What stands between", "", "What separates the step from the limit, and how much of it has to stay. An item's floor is what its numbers "
+    return ["## What stands between", "", "What separates the step from the limit of the products that it computes, which are fewer than the usual ones, and how much of it has to stay. An item's floor is what its numbers "
             "cost at the best speed that this machine showed in the same run (`bench/step_profile/floors.cpp`: both processors busy, the best of "
             "several tries): arithmetic in registers and the first cache, bytes updated in place in the caches or in memory. What lies "
             "above the floor is overhead; the floor itself stays, unless two items become one that reads its numbers once. Where no floor is given, "

@@ -19,8 +19,8 @@ def question_rate(record, tokens):
 
 
 def limit_flop(record, width=768, frozen=4, trained=4):
-    """Operations a counted token that the linear layers need: so many blocks of both kinds, all of the last one after its keys and
-    values on scored rows only, as is the head."""
+    """Operations a counted token of the linear layers in their usual order: so many blocks of both kinds, all of the last one after its
+    keys and values on scored rows only, as is the head."""
     square, rows, scored = width * width, record["rows"], record["scored"]
     work = (4 * frozen + 6 * (trained - 1)) * 12 * square * rows + 6 * (2 * square * rows + 10 * square * scored)
     return (work + 4 * 50257 * width * scored) / record["real_tokens"]

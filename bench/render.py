@@ -157,7 +157,7 @@ def limit_words(results, rows):
     if not limits:
         return []
     lines = [f"The limit of the products, {' and '.join(limits)}, is the rate of a client that spends its time on nothing but the "
-             "matrix products that have to be computed, each at the best speed at which the matrix library computes one of the "
+             "linear layers' usual matrix products, each at the best speed at which the matrix library computes one of the "
              "feed-forward layer's size.", *steadiness(results)]
     if peaks:
         lines.append(f"The processor's peak, {' and '.join(peaks)}, is the same at the speed of its instructions for sums of products, with "
@@ -376,8 +376,8 @@ def document(results, made_of):
               f"- slow peers run a slice of the 512 samples' length-grouped batches a round, and another one each round: {slices}. The slices "
               "take their batches evenly from the long to the short ones",
               *own_samples(results),
-              "- the limit: the operations of the linear layers that have to be computed (the last block beyond its keys and values, and "
-              "the head, on scored rows only), at the best speed of one product of 1472 x 768 and 768 x 3072 in the two seconds before and the two "
+              "- the limit: the operations of the linear layers in their usual order (the last block beyond its keys and values, and "
+              "the head, on scored rows only; a step of offsite's takes about 4 % fewer, see \"Fewer products\" in `design.md`), at the best speed of one product of 1472 x 768 and 768 x 3072 in the two seconds before and the two "
               "seconds after a short run of offsite of its own: a shared machine's speed changes from minute to minute", ""]
     lines += missing(results)
     lines += ["To measure again, with nothing else running on the machine:", "", "```sh", "# not run: takes up to 40 minutes",
